@@ -14,8 +14,22 @@ pub struct DigestError(pub String);
 impl Digest {
     /// The digest of already computed sha256 bytes.
     pub fn from_sha256(bytes: &[u8; 32]) -> Self {
-        let mut text = String::with_capacity(71);
-        text.push_str("sha256:");
+        Self::from_bytes("sha256:", bytes)
+    }
+
+    /// The digest of already computed sha384 bytes.
+    pub fn from_sha384(bytes: &[u8; 48]) -> Self {
+        Self::from_bytes("sha384:", bytes)
+    }
+
+    /// The digest of already computed sha512 bytes.
+    pub fn from_sha512(bytes: &[u8; 64]) -> Self {
+        Self::from_bytes("sha512:", bytes)
+    }
+
+    fn from_bytes(prefix: &str, bytes: &[u8]) -> Self {
+        let mut text = String::with_capacity(prefix.len() + 2 * bytes.len());
+        text.push_str(prefix);
         for byte in bytes {
             text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
             text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
