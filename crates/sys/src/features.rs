@@ -1,0 +1,138 @@
+//! What the running kernel can do beyond the floor, probed once.
+//!
+//! Features are probed by calling them with arguments that cannot succeed: version numbers lie on kernels with
+//! backports, and a seccomp filter around us may forbid a call that the kernel has.
+
+#![expect(unsafe_code, reason = "probes are raw system calls with empty arguments")]
+
+use std::sync::OnceLock;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
+
+use crate::arch::NATIVE;
+use crate::syscall;
+
+/// The environment variable that makes [`features`] report nothing, so that every fallback runs. Read once.
+pub const FORCE_FALLBACKS_VARIABLE: &str = "GANTRY_FORCE_FALLBACKS";
+
+/// What the kernel offers to this process. A field that is false has a fallback wherever it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// `clone3(2)`.
+    pub clone3: bool,
+    /// `clone3` with `CLONE_INTO_CGROUP` (cgroup v2 only).
+    pub clone_into_cgroup: bool,
+    /// `openat2(2)`.
+    pub openat2: bool,
+    /// `mount_setattr(2)`, on detached mounts too.
+    pub mount_setattr: bool,
+    /// `fsopen`, `fsconfig`, `fsmount`, `open_tree`, `move_mount`.
+    pub new_mount_api: bool,
+    /// `close_range(2)`.
+    pub close_range: bool,
+    /// `pidfd_open(2)`, `pidfd_send_signal(2)` and `waitid(P_PIDFD)`. These have no fallback: false only if forced.
+    pub pidfd: bool,
+    /// `cgroup.kill` may be tried; older kernels lack the file.
+    pub cgroup_kill: bool,
+    /// Whether `GANTRY_FORCE_FALLBACKS=1` switched everything off.
+    pub forced_fallbacks: bool,
+}
+
+/// The features of the running kernel.
+pub fn features() -> &'static Features {
+    static FEATURES: OnceLock<Features> = OnceLock::new();
+    FEATURES.get_or_init(|| {
+        if std::env::var_os(FORCE_FALLBACKS_VARIABLE).is_some_and(|value| value == "1") {
+            Features { forced_fallbacks: true, ..Features::default() }
+        } else {
+            probe()
+        }
+    })
+}
+
+impl Features {
+    /// Whether overlayfs takes its lower directories one by one (`lowerdir+`, Linux 6.8), which lifts the one-page
+    /// limit. Probed when first asked, because asking may load the overlay module.
+    pub fn overlay_lowerdir_append(&self) -> bool {
+        static APPEND: OnceLock<bool> = OnceLock::new();
+        self.new_mount_api && *APPEND.get_or_init(|| probe_lowerdir_append().is_ok())
+    }
+}
+
+fn probe() -> Features {
+    Features {
+        clone3: exists(NATIVE.numbers.clone3),
+        clone_into_cgroup: probe_clone_into_cgroup(),
+        openat2: rustix::fs::openat2(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
+            .is_ok(),
+        mount_setattr: exists(NATIVE.numbers.mount_setattr),
+        new_mount_api: !matches!(fsopen("", FsOpenFlags::FSOPEN_CLOEXEC), Err(Errno::NOSYS)),
+        close_range: probe_close_range(),
+        pidfd: crate::process::pidfd_open(std::process::id()).is_ok(),
+        cgroup_kill: true,
+        forced_fallbacks: false,
+    }
+}
+
+/// Calls `number` with all arguments zero, which no call probed here accepts.
+fn exists(number: i64) -> bool {
+    // SAFETY: clone3 and mount_setattr refuse a size of 0 before they look at any pointer.
+    let result = unsafe { syscall::call(number, [0; 5]) };
+    !matches!(result, Err(Errno::NOSYS))
+}
+
+/// Asks for a clone into a cgroup given by a descriptor that cannot be open: a kernel that knows the flag says EBADF
+/// before it makes a process, one that does not says EINVAL.
+fn probe_clone_into_cgroup() -> bool {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut args = [0_u64; 11];
+    args[0] = CLONE_INTO_CGROUP;
+    args[10] = i32::MAX.unsigned_abs().into();
+    // SAFETY: `args` is a whole struct clone_args (VER2) that outlives the call, which fails on the bad descriptor.
+    let result =
+        unsafe { syscall::call(NATIVE.numbers.clone3, [syscall::address(&args), size_of_val(&args), 0, 0, 0]) };
+    matches!(result, Err(Errno::BADF))
+}
+
+/// Closes the empty range above the largest possible descriptor.
+fn probe_close_range() -> bool {
+    let last = u32::MAX as usize;
+    // SAFETY: no descriptor can have this number, so nothing is closed.
+    unsafe { syscall::call(NATIVE.numbers.close_range, [last, last, 0, 0, 0]) }.is_ok()
+}
+
+fn probe_lowerdir_append() -> Result<(), Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "lowerdir+", "/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forced_means_nothing_is_on() {
+        let features = features();
+        if features.forced_fallbacks {
+            assert_eq!(*features, Features { forced_fallbacks: true, ..Features::default() });
+            assert!(!features.overlay_lowerdir_append());
+        } else {
+            assert_eq!(*features, probe());
+        }
+    }
+
+    #[test]
+    fn the_floor_has_what_it_must_have() {
+        // Linux 5.15 has all of these; a seccomp filter around the tests would show here.
+        let found = probe();
+        assert!(found.clone3 && found.openat2 && found.mount_setattr && found.new_mount_api, "{found:?}");
+        assert!(found.close_range && found.pidfd && found.clone_into_cgroup, "{found:?}");
+    }
+
+    #[test]
+    fn a_call_that_does_not_exist_is_told_apart() {
+        assert!(!exists(100_000));
+    }
+}

@@ -1,0 +1,71 @@
+//! Files by descriptor: paths resolved inside a root, files replaced as a whole, trees removed.
+//!
+//! **Invariant:** nothing here follows a symbolic link out of the directory descriptor it was given, whoever changes
+//! the tree meanwhile.
+
+mod remove;
+mod resolve;
+mod write;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::Result;
+
+pub use remove::remove_tree;
+pub use resolve::{create_in_root, mkdir_in_root, mkfile_in_root, open_in_root, parent_in_root};
+pub use write::{fsync_dir, write_atomic, write_durable};
+
+/// A path under `/proc/self/fd` that names the open file itself, for calls that take only paths.
+pub fn proc_path(fd: BorrowedFd<'_>) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Reads a small file (at most 1 MiB; EFBIG beyond) of `/proc`, `/sys` or our own making as text. EILSEQ where it is
+/// not UTF-8.
+pub fn read_small(dir: impl AsFd, path: impl rustix::path::Arg) -> Result<String> {
+    const LIMIT: usize = 1 << 20;
+    let file = rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())?;
+    let mut bytes = Vec::with_capacity(4096);
+    loop {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(bytes.len());
+        }
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => break,
+            Ok(_) if bytes.len() > LIMIT => return Err(Errno::FBIG),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| Errno::ILSEQ)
+}
+
+/// Waits until `fd` is readable or hung up; false if `timeout` passed first. `None` waits without limit. Blocks.
+pub fn poll_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<bool> {
+    poll(fd, PollFlags::IN, timeout)
+}
+
+/// Waits until `fd` has an exceptional condition, as `cgroup.events` and mountinfo show a change; false if `timeout`
+/// passed first. Blocks.
+pub fn poll_priority(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<bool> {
+    poll(fd, PollFlags::PRI, timeout)
+}
+
+fn poll(fd: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>) -> Result<bool> {
+    let deadline = timeout.map(|timeout| std::time::Instant::now() + timeout);
+    loop {
+        let rest = deadline.map(|deadline| deadline.saturating_duration_since(std::time::Instant::now()));
+        let rest = rest.map(Timespec::try_from).transpose().map_err(|_| Errno::INVAL)?;
+        match rustix::event::poll(&mut [PollFd::new(&fd, events)], rest.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
