@@ -20,3 +20,6 @@ pub use id::{ContainerId, ExecId, IdentifierError, Namespace, check_identifier};
 pub use labels::{LabelError, Labels, check_label, merge_labels};
 pub use mount::Mount;
 pub use timestamp::Timestamp;
+
+mod build;
+pub use build::BUILD;

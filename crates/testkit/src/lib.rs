@@ -1,1 +1,26 @@
-//! Under construction.
+//! What black-box scenarios need: a real gantryd in a private root, an image made on the spot, foreign daemons to
+//! compare with, a pseudo terminal, and a check that nothing is left behind.
+//!
+//! **Invariant:** everything made here lies below one temporary directory and one cgroup path, both named after the
+//! scenario and this process, and is gone when the value that made it is dropped; what is not gone fails the test.
+
+mod command;
+mod daemon;
+mod image;
+mod leaks;
+mod peer;
+mod pty;
+mod wait;
+
+pub use command::{Output, binary, run, run_with_input};
+pub use daemon::{Daemon, Settings};
+pub use image::{Files, Layer, busybox_image, image_tar, requires_busybox};
+pub use leaks::{Leaks, processes_naming};
+pub use peer::Containerd;
+pub use pty::Pty;
+pub use wait::{DEADLINE, eventually, eventually_within};
+
+/// Says on the test's output that something was left out, and why; the runner counts these lines.
+pub fn skip(what: &str, reason: &str) {
+    println!("SKIP {what}: {reason}");
+}

@@ -1,0 +1,49 @@
+//! Debian packages that the tests and the demo use, installed when missing.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+/// What the scenarios need: the image's busybox, the foreign clients and daemons, a tracer, a file system maker.
+const TEST_PACKAGES: &[(&str, &str)] = &[
+    ("busybox-static", "/bin/busybox"),
+    ("containerd", "/usr/bin/ctr"),
+    ("runc", "/usr/sbin/runc"),
+    ("strace", "/usr/bin/strace"),
+    ("e2fsprogs", "/sbin/mkfs.ext4"),
+    ("mount", "/bin/mount"),
+    ("libseccomp-dev", "/usr/include/seccomp.h"),
+];
+
+/// Installs what the tests need.
+pub(crate) fn for_tests() -> Result<()> {
+    install(TEST_PACKAGES)
+}
+
+/// Installs what the demo needs.
+pub(crate) fn for_demo() -> Result<()> {
+    install(&TEST_PACKAGES[..1])
+}
+
+fn install(packages: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> =
+        packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    let apt = |arguments: &[&str]| -> Result<bool> {
+        let mut command = Command::new("apt-get");
+        command.args(["--quiet", "--quiet", "--yes"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        Ok(command.stdout(std::process::Stdio::null()).status()?.success())
+    };
+    let mut words = vec!["install", "--no-install-recommends"];
+    words.extend(&missing);
+    // The package lists of a fresh machine may be missing or old.
+    let installed = apt(&words)? || (apt(&["update"])? && apt(&words)?);
+    if !installed {
+        bail!("apt-get could not install {}", missing.join(" "));
+    }
+    Ok(())
+}
