@@ -1,11 +1,81 @@
 //! Foreign suites on a checkout that is given, and benchmarks beside their peers.
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-pub(crate) fn bench(_arguments: &[&str]) -> Result<()> {
-    bail!("no benchmark of that name")
+use anyhow::{Context as _, Result, bail};
+
+use crate::{cargo, dist, root, run, setup};
+
+/// Benchmarks: name and what they print.
+const BENCHES: &[(&str, &str)] = &[
+    ("life", "one life of `true` through gRPC, gantryd and Debian's containerd in turns"),
+    ("shape", "memory and threads of idle shims, and of the daemons"),
+];
+
+/// Suites: name, what DIR is, and what it runs.
+const SUITES: &[(&str, &str, &str)] =
+    &[("host-service", "a directory with the program `vm` that boots Debian", "the systemd unit under cgroup v2")];
+
+/// Runs a benchmark on the release binaries.
+pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
+    let Some((name, rest)) = arguments.split_first() else {
+        for (name, what) in BENCHES {
+            println!("{name:<14} {what}");
+        }
+        return Ok(());
+    };
+    if !BENCHES.iter().any(|(known, _)| known == name) {
+        bail!("no benchmark {name:?}: `cargo xtask bench` lists them");
+    }
+    setup::for_tests()?;
+    dist::dist()?;
+    run(cargo()
+        .args(["bench", "--locked", "--quiet", "-p", "blackbox", "--bench", "beside", "--", name])
+        .args(rest)
+        .env("GANTRY_BIN_DIR", dist::directory()))
 }
 
-pub(crate) fn suite(_arguments: &[&str]) -> Result<()> {
-    bail!("no suite of that name")
+/// Runs a foreign suite.
+pub(crate) fn suite(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        [] => {
+            for (name, source, what) in SUITES {
+                println!("{name:<14} {what}; DIR is {source}");
+            }
+            Ok(())
+        }
+        ["host-service", "--src", directory] => host_service(Path::new(directory)),
+        [name, "--src", _] => bail!("no suite {name:?}: `cargo xtask suite` lists them"),
+        _ => bail!("usage: cargo xtask suite NAME --src DIR"),
+    }
+}
+
+/// Boots a machine with systemd and cgroup v2, installs the unit and the binaries, and runs `tests/host-service.sh`.
+fn host_service(directory: &Path) -> Result<()> {
+    setup::for_tests()?;
+    dist::dist()?;
+    let scratch = std::env::temp_dir().join(format!("gantry-host-service-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch)?;
+    let image = scratch.join("busybox.tar");
+    testkit::busybox_image(&image, "docker.io/library/busybox:latest")?;
+    let outcome = boot(&directory.join("vm"), &image);
+    std::fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
+    outcome
+}
+
+fn boot(vm: &Path, image: &Path) -> Result<()> {
+    let mut copies: Vec<(PathBuf, String)> = ["gantryd", "gantryctl", "containerd-shim-gantry-v2", "gantry-oci"]
+        .iter()
+        .map(|name| (dist::directory().join(name), format!("/usr/local/bin/{name}")))
+        .collect();
+    copies.push((root().join("daemon/gantryd.service"), "/etc/systemd/system/gantryd.service".into()));
+    copies.push((image.to_owned(), "/root/busybox.tar".into()));
+    copies.push((root().join("tests/host-service.sh"), "/root/host-service.sh".into()));
+    let mut command = Command::new(vm);
+    command.args(["run", "--backend", "uml"]);
+    for (from, to) in copies {
+        command.arg("--copy").arg(format!("{}:{to}", from.display()));
+    }
+    run(command.args(["--", "bash", "/root/host-service.sh"]))
 }
