@@ -1,0 +1,492 @@
+//! The one owner of a task: takes requests that change it, learns of exits, and tells both in order.
+//!
+//! ```text
+//!              Start            Pause ⇄ Resume          exit of init             Delete
+//!   created ───────────▶ running ◀──────────▶ paused ───────────────▶ stopped ───────────▶ (gone)
+//!      └───────────────────── exit of init, Delete ──────────────────────▲
+//! ```
+//!
+//! Requests are sorted into lanes, one per process: those for one process run one after the other, those for different
+//! processes at the same time. A `Kill` and everything that only asks does not come here at all.
+//!
+//! **Invariant:** an exit is published after the start of its process was answered, that of init after those of the
+//! additional processes, and each once, whichever of `Wait`, exit record, zombie and dead shim tells it first.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use events::Entry;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use model::Code;
+use model::record::{Status, StdioPaths};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::Error;
+use crate::manager::Context;
+use crate::pidfd::Pidfd;
+use crate::report::Report;
+use crate::task::{ExecTask, Exit, Process, State, Task};
+
+/// Requests that one task may have waiting; one more is refused.
+pub(crate) const MAILBOX: usize = 64;
+
+/// First and longest pause between two attempts to reach a shim that lives.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
+
+type Answer<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A request that changes the task. An empty exec id means init.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Start { exec_id: String, answer: Answer<u32> },
+    Exec { exec: ExecTask, answer: Answer<()> },
+    Pause { answer: Answer<()> },
+    Resume { answer: Answer<()> },
+    Delete { answer: Answer<Exit> },
+    DeleteProcess { exec_id: String, answer: Answer<Exit> },
+}
+
+impl Command {
+    fn lane(&self) -> &str {
+        match self {
+            Self::Start { exec_id, .. } | Self::DeleteProcess { exec_id, .. } => exec_id,
+            Self::Exec { exec, .. } => &exec.exec_id,
+            Self::Pause { .. } | Self::Resume { .. } | Self::Delete { .. } => "",
+        }
+    }
+}
+
+/// A request that the shim has answered.
+enum Done {
+    Started { exec_id: String, result: Result<u32, Error>, answer: Answer<u32> },
+    Added { exec_id: String, stdio: StdioPaths, result: Result<(), Error>, answer: Answer<()> },
+    Paused { result: Result<(), Error>, answer: Answer<()> },
+    Resumed { result: Result<(), Error>, answer: Answer<()> },
+    Deleted { result: Result<Exit, Error>, shim_ended: bool, answer: Answer<Exit> },
+    ProcessDeleted { exec_id: String, result: Result<Exit, Error>, answer: Answer<Exit> },
+}
+
+/// What an actor wakes up for.
+enum Wake {
+    Command(Command),
+    Done(Done),
+    Waited(String, Result<Exit, Error>),
+    ShimEnded,
+    InitEnded,
+    Timer,
+    Stop,
+}
+
+/// See the module's documentation.
+pub(crate) struct Actor {
+    pub(crate) context: Arc<Context>,
+    pub(crate) task: Arc<Task>,
+    /// The shim, while it lives.
+    pub(crate) shim: Option<Arc<Pidfd>>,
+    mailbox: mpsc::Receiver<Command>,
+    /// A lane is here while a request of it is with the shim; those behind it wait.
+    lanes: HashMap<String, VecDeque<Command>>,
+    waiting: usize,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    waits: FuturesUnordered<BoxFuture<'static, (String, Result<Exit, Error>)>>,
+    /// Processes whose start is with the shim.
+    pub(crate) starting: HashSet<String>,
+    /// Whether the task's deletion is with the shim, whose end is then no surprise.
+    deleting: bool,
+    /// Init's end, known and not yet published.
+    pub(crate) init_exit: Option<Exit>,
+    /// When init's end is published, whatever the additional processes do.
+    pub(crate) init_exit_due: Option<Instant>,
+    /// Whether init's pidfd has told its end.
+    pub(crate) init_ended: bool,
+    /// When the kernel is asked how init ended, because its shim has not said so.
+    pub(crate) init_overdue: Option<Instant>,
+    reconnect: Option<Instant>,
+    pause: Duration,
+}
+
+impl Actor {
+    /// An actor for `task`; `adopted` ones connect to their shim by themselves.
+    pub(crate) fn new(
+        context: Arc<Context>,
+        task: Arc<Task>,
+        shim: Option<Pidfd>,
+        mailbox: mpsc::Receiver<Command>,
+        adopted: bool,
+    ) -> Self {
+        Self {
+            context,
+            task,
+            shim: shim.map(Arc::new),
+            mailbox,
+            lanes: HashMap::new(),
+            waiting: 0,
+            running: FuturesUnordered::new(),
+            waits: FuturesUnordered::new(),
+            starting: HashSet::new(),
+            deleting: false,
+            init_exit: None,
+            init_exit_due: None,
+            init_ended: false,
+            init_overdue: None,
+            reconnect: adopted.then(Instant::now),
+            pause: RECONNECT.0,
+        }
+    }
+
+    /// Runs until the task is deleted or the supervisor stops.
+    pub(crate) async fn run(mut self) {
+        if self.shim.is_none() {
+            self.reconnect = None;
+            self.bury().await;
+        } else if self.reconnect.is_none() {
+            self.arm(String::new());
+        }
+        loop {
+            match self.wake().await {
+                Wake::Command(command) => self.accept(command),
+                Wake::Done(done) => {
+                    if self.finish(done) {
+                        return;
+                    }
+                }
+                Wake::Waited(exec_id, result) => self.waited(exec_id, result),
+                Wake::ShimEnded => {
+                    if let Some(shim) = self.shim.take() {
+                        shim.reap();
+                        tracing::warn!(
+                            namespace = self.task.namespace,
+                            id = self.task.id,
+                            pid = shim.pid(),
+                            "a shim has ended before its task"
+                        );
+                        self.bury().await;
+                    }
+                }
+                Wake::InitEnded => {
+                    self.init_ended = true;
+                    self.init_overdue = Some(Instant::now() + self.context.config.timeouts.exit);
+                }
+                Wake::Timer => self.timer().await,
+                Wake::Stop => return,
+            }
+        }
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let timer = [self.init_exit_due, self.init_overdue, self.reconnect].into_iter().flatten().min();
+        let mut stopping = self.context.stopping.subscribe();
+        tokio::select! {
+            command = self.mailbox.recv(), if self.waiting < MAILBOX => command.map_or(Wake::Stop, Wake::Command),
+            Some(done) = self.running.next() => Wake::Done(done),
+            Some((exec_id, result)) = self.waits.next() => Wake::Waited(exec_id, result),
+            () = ended(self.shim.as_deref()), if !self.deleting => Wake::ShimEnded,
+            () = ended(self.task.init.as_ref()), if !self.init_ended => Wake::InitEnded,
+            () = until(timer) => Wake::Timer,
+            _ = stopping.wait_for(|stop| *stop) => Wake::Stop,
+        }
+    }
+
+    async fn timer(&mut self) {
+        let now = Instant::now();
+        if self.reconnect.is_some_and(|at| at <= now) {
+            self.reconnect().await;
+        }
+        if self.init_overdue.is_some_and(|at| at <= now) {
+            self.init_overdue = None;
+            self.ask_the_kernel();
+        }
+        if self.init_exit_due.is_some_and(|at| at <= now) {
+            self.init_exit_due = None;
+            self.publish_init_exit(true);
+        }
+    }
+
+    /// Connects to the shim again and asks it for every end that is not known.
+    async fn reconnect(&mut self) {
+        self.reconnect = None;
+        if let Err(error) = self.task.shim.connect().await {
+            tracing::debug!(id = self.task.id, error = %model::render(&error), "a shim cannot be reached yet");
+            self.reconnect_later();
+            return;
+        }
+        self.waits.clear();
+        let state = self.task.state();
+        let unknown: Vec<String> = std::iter::once((String::new(), &state.init))
+            .chain(state.execs.iter().map(|(exec_id, process)| (exec_id.clone(), process)))
+            .filter(|(exec_id, process)| process.lives() || (exec_id.is_empty() && process.status == Status::Created))
+            .map(|(exec_id, _)| exec_id)
+            .collect();
+        drop(state);
+        for exec_id in unknown {
+            self.arm(exec_id);
+        }
+    }
+
+    /// Tries again after a pause that grows until a shim answers.
+    pub(crate) fn reconnect_later(&mut self) {
+        if self.shim.is_some() && self.reconnect.is_none() {
+            self.reconnect = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(RECONNECT.1);
+        }
+    }
+
+    /// The shim has answered: the next failure is a new one.
+    pub(crate) fn reached(&mut self) {
+        self.pause = RECONNECT.0;
+    }
+
+    /// Keeps a `Wait` for a process pending at the shim.
+    fn arm(&mut self, exec_id: String) {
+        let task = Arc::clone(&self.task);
+        self.waits.push(Box::pin(async move {
+            let result = task.shim.wait(exec_id.clone()).await;
+            (exec_id, result)
+        }));
+    }
+
+    /// Forgets the pending `Wait`s.
+    pub(crate) fn disarm(&mut self) {
+        self.waits.clear();
+        self.reconnect = None;
+    }
+
+    pub(crate) fn publish(&self, report: Report) -> Option<Arc<Entry>> {
+        self.context.publish(&self.task.namespace, &self.task.id, report)
+    }
+
+    /// Changes what readers see.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.task.state())
+    }
+
+    fn accept(&mut self, command: Command) {
+        match self.lanes.get_mut(command.lane()) {
+            Some(lane) => {
+                lane.push_back(command);
+                self.waiting += 1;
+            }
+            None => {
+                let lane = command.lane().to_owned();
+                if self.begin(command) {
+                    self.lanes.insert(lane, VecDeque::new());
+                }
+            }
+        }
+    }
+
+    /// Lets the next request of a lane begin.
+    fn advance(&mut self, lane: &str) {
+        while let Some(command) = self.lanes.get_mut(lane).and_then(VecDeque::pop_front) {
+            self.waiting -= 1;
+            if self.begin(command) {
+                return;
+            }
+        }
+        self.lanes.remove(lane);
+    }
+
+    /// Hands a request to the shim. False if it was answered at once.
+    fn begin(&mut self, command: Command) -> bool {
+        let task = Arc::clone(&self.task);
+        match command {
+            Command::Start { exec_id, answer } => {
+                if task.state().process(&exec_id).is_none() {
+                    return reply(answer, Err(Error::ProcessNotFound(exec_id)));
+                }
+                self.starting.insert(exec_id.clone());
+                self.running.push(Box::pin(async move {
+                    let result = task.shim.start(exec_id.clone()).await;
+                    Done::Started { exec_id, result, answer }
+                }));
+            }
+            Command::Exec { exec, answer } => {
+                if task.state().process(&exec.exec_id).is_some() {
+                    return reply(answer, Err(Error::ExecExists(exec.exec_id)));
+                }
+                self.running.push(Box::pin(async move {
+                    let (exec_id, stdio) = (exec.exec_id.clone(), exec.stdio.clone());
+                    let result = task.shim.exec(exec).await;
+                    Done::Added { exec_id, stdio, result, answer }
+                }));
+            }
+            Command::Pause { answer } => {
+                self.change(|state| {
+                    if state.init.status == Status::Running {
+                        state.init.status = Status::Pausing;
+                    }
+                });
+                self.running.push(Box::pin(async move { Done::Paused { result: task.shim.pause().await, answer } }));
+            }
+            Command::Resume { answer } => {
+                self.running.push(Box::pin(async move { Done::Resumed { result: task.shim.resume().await, answer } }));
+            }
+            Command::Delete { answer } => self.begin_delete(answer),
+            Command::DeleteProcess { exec_id, answer } => {
+                let Some((status, known)) =
+                    task.state().execs.get(&exec_id).map(|process| (process.status, process.exit()))
+                else {
+                    return reply(answer, Err(Error::ProcessNotFound(exec_id)));
+                };
+                let known = known.or_else(|| (status == Status::Created).then(Exit::default));
+                let alive = self.shim.is_some();
+                self.running.push(Box::pin(async move {
+                    let result = delete_process(&task, alive, &exec_id, known).await;
+                    Done::ProcessDeleted { exec_id, result, answer }
+                }));
+            }
+        }
+        true
+    }
+
+    fn begin_delete(&mut self, answer: Answer<Exit>) {
+        self.deleting = true;
+        let (task, context, shim) = (Arc::clone(&self.task), Arc::clone(&self.context), self.shim.clone());
+        let known = self.init_exit.or_else(|| task.state().init.exit());
+        self.running.push(Box::pin(async move {
+            let (result, shim_ended) = crate::remove::remove(&context, &task, shim.as_deref(), known).await;
+            Done::Deleted { result, shim_ended, answer }
+        }));
+    }
+
+    /// Tells the outcome of a request: first the event, then the state, then the caller. True once the task is gone.
+    fn finish(&mut self, done: Done) -> bool {
+        match done {
+            Done::Started { exec_id, result, answer } => {
+                self.starting.remove(&exec_id);
+                self.started(&exec_id, result, answer);
+                self.advance(&exec_id);
+                self.publish_init_exit(false);
+            }
+            Done::Added { exec_id, stdio, result, answer } => {
+                if result.is_ok() {
+                    self.publish(Report::ExecAdded { exec_id: exec_id.clone() });
+                    self.change(|state| state.execs.insert(exec_id.clone(), Process::new(0, Status::Created, stdio)));
+                }
+                reply(answer, result);
+                self.advance(&exec_id);
+            }
+            Done::Paused { result, answer } => {
+                let status = if result.is_ok() { Status::Paused } else { Status::Running };
+                self.frozen(Status::Pausing, status, Report::Paused, result, answer);
+            }
+            Done::Resumed { result, answer } => {
+                let status = if result.is_ok() { Status::Running } else { Status::Paused };
+                self.frozen(Status::Paused, status, Report::Resumed, result, answer);
+            }
+            Done::Deleted { result, shim_ended, answer } => {
+                if self.deleted(result, shim_ended, answer) {
+                    return true;
+                }
+                self.advance("");
+            }
+            Done::ProcessDeleted { exec_id, result, answer } => {
+                if let Ok(exit) = &result {
+                    self.exec_ended(&exec_id, *exit);
+                    self.change(|state| state.execs.remove(&exec_id));
+                }
+                reply(answer, result);
+                self.advance(&exec_id);
+            }
+        }
+        false
+    }
+
+    fn started(&mut self, exec_id: &str, result: Result<u32, Error>, answer: Answer<u32>) {
+        match &result {
+            Ok(pid) => {
+                let pid = *pid;
+                self.publish(if exec_id.is_empty() {
+                    Report::Start { pid }
+                } else {
+                    Report::ExecStarted { exec_id: exec_id.to_owned(), pid }
+                });
+                self.change(|state| {
+                    if let Some(process) = state.process_mut(exec_id) {
+                        process.pid = pid;
+                        process.status = Status::Running;
+                    }
+                });
+                if !exec_id.is_empty() {
+                    self.arm(exec_id.to_owned());
+                }
+            }
+            // Whoever waits for a process that could not be started is told so; it has no status and no event.
+            Err(Error::Shim { .. }) if !exec_id.is_empty() => self.change(|state| {
+                if let Some(process) = state.execs.get(exec_id) {
+                    process.end.send_replace(Some(Exit::default()));
+                }
+            }),
+            Err(_) => {}
+        }
+        reply(answer, result);
+    }
+
+    /// The outcome of Pause or Resume. A container that has ended meanwhile stays ended.
+    fn frozen(&mut self, from: Status, to: Status, report: Report, result: Result<(), Error>, answer: Answer<()>) {
+        if result.is_ok() {
+            self.publish(report);
+        }
+        self.change(|state| {
+            if state.init.status == from {
+                state.init.status = to;
+            }
+        });
+        reply(answer, result);
+        self.advance("");
+    }
+
+    fn deleted(&mut self, result: Result<Exit, Error>, shim_ended: bool, answer: Answer<Exit>) -> bool {
+        if shim_ended {
+            self.shim = None;
+            self.disarm();
+        }
+        let exit = match result {
+            Ok(exit) => exit,
+            Err(error) => {
+                self.deleting = false;
+                return reply(answer, Err(error));
+            }
+        };
+        let exit = self.last_exits(exit);
+        self.publish(Report::Delete { exit });
+        self.context.registry.remove(&self.task.namespace, &self.task.id);
+        reply(answer, Ok(exit));
+        true
+    }
+}
+
+/// Removes an additional process. A shim that does not know it any more, or is dead, does not keep it alive.
+async fn delete_process(task: &Task, alive: bool, exec_id: &str, known: Option<Exit>) -> Result<Exit, Error> {
+    if !alive && let Some(exit) = known {
+        return Ok(exit);
+    }
+    match (task.shim.delete(exec_id.to_owned()).await, known) {
+        (Err(Error::Shim { code: Code::NotFound, .. }), Some(exit)) => Ok(exit),
+        (result, _) => result,
+    }
+}
+
+/// Answers; a caller that went away is no matter. Always false, for callers that return it.
+fn reply<T>(answer: Answer<T>, result: Result<T, Error>) -> bool {
+    let _ = answer.send(result);
+    false
+}
+
+async fn ended(process: Option<&Pidfd>) {
+    match process {
+        Some(process) => process.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,262 @@
+//! Taking over what an earlier daemon left.
+//!
+//! | on disk | becomes |
+//! |---|---|
+//! | a task record of this boot | the task, in the state that the records and pidfds tell |
+//! | a task record of another boot | removed |
+//! | a bundle without a task record | its shim is ended, then removed |
+//! | a hidden bundle, a work directory or socket without a bundle | removed |
+//!
+//! **Invariant:** no shim is asked anything here, so a frozen one delays nobody. Ends that the journal does not hold
+//! are published once, before any request is served.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use events::{Entry, Journal};
+use model::Timestamp;
+use model::record::{ProcessIdentity, Status};
+
+use crate::bundle::{self, Layout};
+use crate::manager::{Context, install};
+use crate::pidfd::Pidfd;
+use crate::published::{Published, Told};
+use crate::records::{self, Found, Records};
+use crate::report::Report;
+use crate::shim::ShimClient;
+use crate::task::{Exit, Process, State};
+use crate::{Error, launch, remove};
+
+/// How long adoption waits for shims without a task to end; after that they are ended in the background.
+const LEAKED: Duration = Duration::from_secs(2);
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Tasks that are not stopped.
+    pub live: usize,
+    /// Tasks that wait to be deleted.
+    pub stopped: usize,
+    /// Bundles that belonged to nobody.
+    pub removed: usize,
+}
+
+/// A task on disk.
+struct Candidate {
+    namespace: String,
+    id: String,
+    bundle: PathBuf,
+    records: Box<Records>,
+    shim: Option<OwnedFd>,
+    init: Option<OwnedFd>,
+    /// When the bundle was made.
+    made: Timestamp,
+}
+
+pub(crate) async fn adopt(context: &Arc<Context>) -> Result<Adopted, Error> {
+    let shared = Arc::clone(context);
+    let (candidates, leaked, removed, mut published) = blocking(move || scan(&shared)).await?;
+    let mut adopted = Adopted { removed, ..Adopted::default() };
+    for candidate in candidates {
+        let told = published.take(&candidate.namespace, &candidate.id);
+        if take_over(context, candidate, told, &published)? {
+            adopted.live += 1;
+        } else {
+            adopted.stopped += 1;
+        }
+    }
+    let unfinished: Vec<(String, String)> =
+        leaked.iter().map(|entry| (entry.namespace.clone(), entry.id.clone())).collect();
+    for ((namespace, id), told) in published.rest() {
+        if !unfinished.contains(&(namespace.clone(), id.clone())) {
+            forgotten(context, &namespace, &id, &told);
+        }
+    }
+    adopted.removed += leaked.len();
+    let mut ending = tokio::task::JoinSet::new();
+    for entry in leaked {
+        if context.registry.reserve(&entry.namespace, &entry.id).is_ok() {
+            ending.spawn(end_leaked(Arc::clone(context), entry));
+        }
+    }
+    if tokio::time::timeout(LEAKED, async { while ending.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!(count = ending.len(), "shims without a task do not end; they are left to the background");
+        ending.detach_all();
+    }
+    let shared = Arc::clone(context);
+    blocking(move || shared.layout.sweep()).await?;
+    Ok(adopted)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopping("adoption".to_owned()))?
+}
+
+/// Sorts what is on disk, and removes what can be removed at once.
+fn scan(context: &Context) -> Result<(Vec<Candidate>, Vec<bundle::Entry>, usize, Published), Error> {
+    let layout = &context.layout;
+    let (mut candidates, mut leaked, mut removed) = (Vec::new(), Vec::new(), 0);
+    let entries = layout.entries()?;
+    for entry in &entries {
+        let plain =
+            || entries.iter().any(|other| !other.hidden && other.namespace == entry.namespace && other.id == entry.id);
+        if entry.hidden {
+            if plain() {
+                layout.remove_hidden(&entry.namespace, &entry.id)?;
+            } else {
+                discard(layout, entry);
+            }
+            removed += 1;
+            continue;
+        }
+        let bundle = layout.bundle(&entry.namespace, &entry.id);
+        match records::read(&bundle, context.boot_id) {
+            Found::Stale => {
+                discard(layout, entry);
+                removed += 1;
+            }
+            Found::Nothing => leaked.push(entry.clone()),
+            Found::Task(records) => {
+                let (shim, init) = (pidfd_of(records.task.shim), pidfd_of(records.task.init));
+                let made = made(&bundle);
+                candidates.push(Candidate {
+                    namespace: entry.namespace.clone(),
+                    id: entry.id.clone(),
+                    bundle,
+                    records,
+                    shim,
+                    init,
+                    made,
+                });
+            }
+        }
+    }
+    let published = read_journal(&context.journal);
+    Ok((candidates, leaked, removed, published))
+}
+
+fn read_journal(journal: &Journal) -> Published {
+    Published::read(journal).unwrap_or_else(|error| {
+        tracing::error!(error = %model::render(&error), "the journal cannot be read: ends are told again");
+        Published::default()
+    })
+}
+
+fn discard(layout: &Layout, entry: &bundle::Entry) {
+    if let Err(error) = layout.remove(&entry.namespace, &entry.id) {
+        tracing::warn!(namespace = entry.namespace, id = entry.id, error = %model::render(&error), "a leftover bundle cannot be removed");
+    }
+}
+
+fn made(bundle: &Path) -> Timestamp {
+    let modified = bundle.join("config.json").metadata().and_then(|metadata| metadata.modified());
+    let since = modified.ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(Timestamp::ZERO, |since| Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(0),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+    })
+}
+
+/// The very process that a record names, if it is still there.
+pub(crate) fn pidfd_of(identity: ProcessIdentity) -> Option<OwnedFd> {
+    sys::process::pidfd_of(sys::process::ProcessIdentity { pid: identity.pid, start_time: identity.start_time }).ok()
+}
+
+/// Makes a task of what is on disk. True if it is not stopped.
+fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published: &Published) -> Result<bool, Error> {
+    let Candidate { namespace, id, bundle, records, shim, init, made } = candidate;
+    let Records { task, execs } = *records;
+    let publish = |report| context.publish(&namespace, &id, report);
+    if !told.created && published.covers(made) {
+        let bundle = bundle.display().to_string();
+        publish(Report::Create {
+            bundle,
+            rootfs: Vec::new(),
+            stdio: task.stdio.clone(),
+            checkpoint: String::new(),
+            pid: task.init.pid,
+        });
+    }
+    let pid = task.init.pid;
+    let running = matches!(task.status, Status::Running | Status::Paused | Status::Pausing);
+    if running && !told.started && published.covers(made) {
+        publish(Report::Start { pid });
+    }
+    let mut state =
+        State { init: Process::new(pid, task.status, task.stdio), execs: BTreeMap::new(), exit_event: None };
+    for exec in execs {
+        let mut process = Process::new(exec.process.map_or(0, |process| process.pid), exec.status, exec.stdio);
+        if let Some(exit) = records::exit(&bundle, &exec.exec_id, context.boot_id) {
+            if !told.exec_exits.contains(&exec.exec_id) && published.covers(exit.exited_at) {
+                publish(Report::Exit { exec_id: exec.exec_id.clone(), exit });
+            }
+            process.stop(exit);
+        }
+        state.execs.insert(exec.exec_id, process);
+    }
+    let recorded = records::exit(&bundle, "", context.boot_id);
+    let unrecorded =
+        (task.status == Status::Stopped).then(|| Exit { pid, exit_status: 255, exited_at: Timestamp::now() });
+    if let Some(exit) = recorded.or(unrecorded) {
+        let report = Report::Exit { exec_id: String::new(), exit };
+        state.exit_event = match told.exit {
+            Some(entry) => Some(entry),
+            None if published.covers(exit.exited_at) => publish(report),
+            // The journal has forgotten it, so everybody was told; only those who ask anew are told again.
+            None => Some(Arc::new(Entry { sequence: 0, envelope: report.envelope(&namespace, &id) })),
+        };
+        state.init.stop(exit);
+    }
+    let live = state.init.status != Status::Stopped;
+    let program = std::fs::read_to_string(bundle.join("shim-binary-path"))
+        .map_or_else(|_| context.config.shim.clone(), PathBuf::from);
+    let client =
+        ShimClient::new(namespace.clone(), id.clone(), context.layout.socket(&namespace, &id), context.config.timeouts);
+    let watch = |pid, pidfd: Option<OwnedFd>| pidfd.map(|pidfd| Pidfd::new(pid, pidfd)).transpose();
+    let (shim, init) = (watch(task.shim.pid, shim)?, watch(pid, init)?);
+    install(context, (namespace, id), bundle, program, client, shim, init, state, true);
+    Ok(live)
+}
+
+/// A task that was told of and is gone: the daemon died between the removal and its event.
+fn forgotten(context: &Context, namespace: &str, id: &str, told: &Told) {
+    let Some(entry) = &told.exit else { return };
+    if let Ok(event) = api_grpc::decode::unpack::<api_grpc::events::TaskExit>(&entry.envelope.event) {
+        let exited_at = api_grpc::decode::timestamp(event.exited_at);
+        context.publish(
+            namespace,
+            id,
+            Report::Delete { exit: Exit { pid: event.pid, exit_status: event.exit_status, exited_at } },
+        );
+    }
+}
+
+/// Ends the shim of a bundle that has no task, if there is one, and removes the bundle.
+async fn end_leaked(context: Arc<Context>, entry: bundle::Entry) {
+    let bundle::Entry { namespace, id, .. } = entry;
+    let client =
+        ShimClient::new(namespace.clone(), id.clone(), context.layout.socket(&namespace, &id), context.config.timeouts);
+    if client.connect().await.is_ok()
+        && let Ok(pid) = client.shim_pid().await
+        && let Ok(pidfd) = sys::process::pidfd_open(pid)
+        && let Ok(shim) = Pidfd::new(pid, pidfd)
+    {
+        // It may have been about to make a container.
+        let _ = client.delete(String::new()).await;
+        remove::end_shim(&context, &client, &shim, true).await;
+    }
+    let (shared, names) = (Arc::clone(&context), (namespace.clone(), id.clone()));
+    let cleaned = blocking(move || {
+        let bundle = shared.layout.bundle(&names.0, &names.1);
+        let shim = &shared.config.shim;
+        launch::delete(&shared.config, &names.0, &names.1, shim, &bundle, shared.config.timeouts.request)
+            .and(shared.layout.remove(&names.0, &names.1))
+    });
+    if let Err(error) = cleaned.await {
+        tracing::warn!(namespace, id, error = %model::render(&error), "an unfinished task cannot be removed");
+    }
+    context.registry.remove(&namespace, &id);
+}

@@ -1,0 +1,67 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a supervisor keeps its things and what it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The daemon's state directory; bundles are made below it.
+    pub state: PathBuf,
+    /// The daemon's root directory; the tasks' `work` directories are made below it.
+    pub root: PathBuf,
+    /// Our own shim.
+    pub shim: PathBuf,
+    /// Further runtime names and the shim that each means. `io.containerd.gantry.v2` and `io.containerd.runc.v2` mean
+    /// [`Config::shim`] unless they are named here.
+    pub runtimes: BTreeMap<String, PathBuf>,
+    /// Path of the daemon's gRPC socket, told to shims.
+    pub grpc_address: String,
+    /// Path of the daemon's ttrpc socket, told to shims.
+    pub ttrpc_address: String,
+    /// How long the supervisor waits for others.
+    pub timeouts: Timeouts,
+}
+
+impl Config {
+    /// A configuration with the default time limits and no further runtimes; the ttrpc address is the gRPC address with
+    /// `.ttrpc` behind it.
+    pub fn new(state: PathBuf, root: PathBuf, shim: PathBuf, grpc_address: String) -> Self {
+        let ttrpc_address = format!("{grpc_address}.ttrpc");
+        Self {
+            state,
+            root,
+            shim,
+            runtimes: BTreeMap::new(),
+            grpc_address,
+            ttrpc_address,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// How long the supervisor waits for a shim before it gives an error to the caller. A silent shim is not judged dead.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For `Create`: longer than the 30 s that a shim gives to hooks and streams.
+    pub create: Duration,
+    /// For every other request but `Wait`, which has no limit.
+    pub request: Duration,
+    /// For a `Kill` with SIGKILL; then the supervisor delivers the signal itself.
+    pub sigkill: Duration,
+    /// For a shim to end after `Shutdown`; then it is killed.
+    pub shutdown: Duration,
+    /// For a shim to report an exit after its process has become a zombie; then the kernel's word is taken.
+    pub exit: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            create: Duration::from_secs(40),
+            request: Duration::from_secs(10),
+            sigkill: Duration::from_secs(1),
+            shutdown: Duration::from_secs(3),
+            exit: Duration::from_secs(1),
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! The door to all tasks.
+//!
+//! **Invariant:** a name (namespace, id) is reserved before anything is made for it and released after everything of it
+//! is gone. No lock is held across an await.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use events::{Entry, Journal};
+use model::record::Status;
+use model::{Any, Namespace, check_identifier};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::actor::{Actor, Command, MAILBOX};
+use crate::adopt::{self, Adopted};
+use crate::bundle::Layout;
+use crate::pidfd::Pidfd;
+use crate::report::Report;
+use crate::shim::ShimClient;
+use crate::task::{CreateTask, ExecTask, Exit, Pid, Process, ProcessState, State, Task};
+use crate::{Config, Error, launch, records, remove, runtimes};
+
+/// Tasks whose creation may be waiting or under way at once.
+const CREATING_MAX: usize = 1024;
+
+/// Bundles and shims that are made at once. Each takes a blocking thread for some milliseconds.
+const LAUNCHING_MAX: usize = 16;
+
+/// What the manager and the actors share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) layout: Layout,
+    pub(crate) journal: Journal,
+    pub(crate) registry: Registry,
+    pub(crate) boot_id: &'static str,
+    /// True once the actors shall end and leave their shims alone.
+    pub(crate) stopping: watch::Sender<bool>,
+    creating: Semaphore,
+    launching: Semaphore,
+}
+
+impl Context {
+    /// Publishes an event. A journal that fails does not stop containers: the failure is logged.
+    pub(crate) fn publish(&self, namespace: &str, id: &str, report: Report) -> Option<Arc<Entry>> {
+        match self.journal.publish(report.envelope(namespace, id)) {
+            Ok(entry) => Some(entry),
+            Err(error) => {
+                tracing::error!(namespace, id, error = %model::render(&error), "an event is lost");
+                None
+            }
+        }
+    }
+}
+
+/// The tasks by name.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    slots: Mutex<HashMap<String, BTreeMap<String, Slot>>>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// Being created, or cleaned up.
+    Reserved,
+    Task(Arc<Task>),
+}
+
+impl Registry {
+    fn slots(&self) -> MutexGuard<'_, HashMap<String, BTreeMap<String, Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a name that nobody has.
+    pub(crate) fn reserve(&self, namespace: &str, id: &str) -> Result<(), Error> {
+        let mut slots = self.slots();
+        let slots = slots.entry(namespace.to_owned()).or_default();
+        if slots.contains_key(id) {
+            return Err(Error::TaskExists(id.to_owned()));
+        }
+        slots.insert(id.to_owned(), Slot::Reserved);
+        Ok(())
+    }
+
+    pub(crate) fn insert(&self, task: Arc<Task>) {
+        self.slots().entry(task.namespace.clone()).or_default().insert(task.id.clone(), Slot::Task(task));
+    }
+
+    /// Releases a name.
+    pub(crate) fn remove(&self, namespace: &str, id: &str) {
+        let mut slots = self.slots();
+        if let Some(tasks) = slots.get_mut(namespace) {
+            tasks.remove(id);
+            if tasks.is_empty() {
+                slots.remove(namespace);
+            }
+        }
+    }
+
+    fn find(&self, namespace: &str, id: &str) -> Result<Arc<Task>, Error> {
+        match self.slots().get(namespace).and_then(|tasks| tasks.get(id)) {
+            Some(Slot::Task(task)) => Ok(Arc::clone(task)),
+            Some(Slot::Reserved) | None => Err(Error::TaskNotFound(id.to_owned())),
+        }
+    }
+
+    fn tasks(&self, namespace: Option<&str>) -> Vec<Arc<Task>> {
+        self.slots()
+            .iter()
+            .filter(|(name, _)| namespace.is_none_or(|wanted| wanted == name.as_str()))
+            .flat_map(|(_, tasks)| tasks.values())
+            .filter_map(|slot| match slot {
+                Slot::Task(task) => Some(Arc::clone(task)),
+                Slot::Reserved => None,
+            })
+            .collect()
+    }
+}
+
+/// All tasks of this daemon; cloning it is cheap and yields the same one.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    context: Arc<Context>,
+}
+
+impl Supervisor {
+    /// Prepares the directories. [`Supervisor::adopt`] comes next, before requests are served. Blocks.
+    pub fn new(config: Config, journal: Journal) -> Result<Self, Error> {
+        let layout = Layout::prepare(&config.state, &config.root)?;
+        let boot_id = sys::boot_id().map_err(|errno| Error::Bundle {
+            operation: "read",
+            path: "/proc/sys/kernel/random/boot_id".into(),
+            source: errno.into(),
+        })?;
+        Ok(Self {
+            context: Arc::new(Context {
+                config,
+                layout,
+                journal,
+                registry: Registry::default(),
+                boot_id,
+                stopping: watch::Sender::new(false),
+                creating: Semaphore::new(CREATING_MAX),
+                launching: Semaphore::new(LAUNCHING_MAX),
+            }),
+        })
+    }
+
+    /// Takes over the tasks that an earlier daemon left, from their records and pidfds, and removes what belongs to
+    /// nobody. No shim is waited for: those that live are connected to in the background.
+    pub async fn adopt(&self) -> Result<Adopted, Error> {
+        adopt::adopt(&self.context).await
+    }
+
+    /// Ends all actors. Containers and shims live on, for the next daemon to adopt; pending [`Supervisor::wait`]s end
+    /// with an error of class `Unavailable`.
+    pub fn stop(&self) {
+        self.context.stopping.send_replace(true);
+    }
+
+    /// Makes a task; returns the pid of its init, which waits to be started. On an error nothing is left.
+    ///
+    /// Not bound to the caller: once begun, it ends even if the future is dropped.
+    pub async fn create(&self, namespace: &Namespace, request: CreateTask) -> Result<u32, Error> {
+        check_identifier(&request.id).map_err(|source| Error::Identifier { what: "container id", source })?;
+        let id = request.id.clone();
+        let context = Arc::clone(&self.context);
+        if context.creating.available_permits() == 0 {
+            return Err(Error::Busy(id));
+        }
+        context.registry.reserve(namespace.as_str(), &id)?;
+        let namespace = namespace.as_str().to_owned();
+        let creation = tokio::spawn(async move {
+            let id = request.id.clone();
+            let result = create(&context, &namespace, request).await;
+            if result.is_err() {
+                context.registry.remove(&namespace, &id);
+            }
+            result
+        });
+        creation.await.map_err(|_| Error::Stopping(id))?
+    }
+
+    /// Starts init (empty `exec_id`) or an additional process; returns its pid.
+    pub async fn start(&self, namespace: &Namespace, id: &str, exec_id: &str) -> Result<u32, Error> {
+        self.order(namespace, id, |answer| Command::Start { exec_id: exec_id.to_owned(), answer }).await
+    }
+
+    /// What is known about init (empty `exec_id`) or an additional process. Never waits.
+    pub fn get(&self, namespace: &Namespace, id: &str, exec_id: &str) -> Result<ProcessState, Error> {
+        self.find(namespace, id)?.process(exec_id)
+    }
+
+    /// The inits of all tasks of a namespace, by id. Never waits.
+    pub fn list(&self, namespace: &Namespace) -> Vec<ProcessState> {
+        self.context.registry.tasks(Some(namespace.as_str())).iter().filter_map(|task| task.process("").ok()).collect()
+    }
+
+    /// Sends a signal to init (empty `exec_id`), an additional process, or with `all` to every process of the
+    /// container. A SIGKILL that the shim does not deliver in time is delivered without it.
+    pub async fn kill(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), Error> {
+        const SIGKILL: u32 = 9;
+        let task = self.find(namespace, id)?;
+        let process = task.process(exec_id)?;
+        if process.status == Status::Stopped {
+            return Err(Error::ProcessFinished);
+        }
+        if process.pid == 0 {
+            return Err(Error::ProcessNotCreated);
+        }
+        let timeouts = self.context.config.timeouts;
+        let limit = if signal == SIGKILL { timeouts.sigkill } else { timeouts.request };
+        match task.shim.kill(exec_id.to_owned(), signal, all, limit).await {
+            Err(Error::Deadline { .. } | Error::Closed { .. }) if signal == SIGKILL => {
+                self.kill_directly(&task, exec_id)
+            }
+            result => result,
+        }
+    }
+
+    fn kill_directly(&self, task: &Task, exec_id: &str) -> Result<(), Error> {
+        tracing::warn!(id = task.id, exec_id, "a shim is silent: its process is killed without it");
+        if exec_id.is_empty() {
+            return task.init.as_ref().map_or(Err(Error::ProcessFinished), |init| init.signal(9));
+        }
+        let record = records::exec(&task.bundle, exec_id, self.context.boot_id);
+        let identity = record.and_then(|record| record.process).ok_or(Error::ProcessFinished)?;
+        let pidfd = adopt::pidfd_of(identity).ok_or(Error::ProcessFinished)?;
+        Pidfd::new(identity.pid, pidfd)?.signal(9)
+    }
+
+    /// Registers an additional process, to be started later.
+    pub async fn exec(&self, namespace: &Namespace, id: &str, request: ExecTask) -> Result<(), Error> {
+        if request.exec_id.is_empty() {
+            return Err(Error::EmptyExecId);
+        }
+        check_identifier(&request.exec_id).map_err(|source| Error::Identifier { what: "exec id", source })?;
+        self.order(namespace, id, |answer| Command::Exec { exec: request, answer }).await
+    }
+
+    /// Deletes a task that is stopped or was never started, with everything of it.
+    pub async fn delete(&self, namespace: &Namespace, id: &str) -> Result<Exit, Error> {
+        self.order(namespace, id, |answer| Command::Delete { answer }).await
+    }
+
+    /// Deletes an additional process that has ended or was never started.
+    pub async fn delete_process(&self, namespace: &Namespace, id: &str, exec_id: &str) -> Result<Exit, Error> {
+        if exec_id.is_empty() {
+            return Err(Error::EmptyExecId);
+        }
+        self.order(namespace, id, |answer| Command::DeleteProcess { exec_id: exec_id.to_owned(), answer }).await
+    }
+
+    /// Waits until init (empty `exec_id`) or an additional process has ended. Cancel safe.
+    pub async fn wait(&self, namespace: &Namespace, id: &str, exec_id: &str) -> Result<Exit, Error> {
+        let mut end = self.find(namespace, id)?.end(exec_id)?;
+        let mut stopping = self.context.stopping.subscribe();
+        tokio::select! {
+            biased;
+            exit = end.wait_for(Option::is_some) => match exit.map(|exit| *exit) {
+                Ok(Some(exit)) => Ok(exit),
+                Ok(None) | Err(_) => Err(Error::TaskNotFound(id.to_owned())),
+            },
+            _ = stopping.wait_for(|stop| *stop) => Err(Error::Stopping(id.to_owned())),
+        }
+    }
+
+    /// The processes in the container.
+    pub async fn pids(&self, namespace: &Namespace, id: &str) -> Result<Vec<Pid>, Error> {
+        self.find(namespace, id)?.shim.pids().await
+    }
+
+    /// Freezes the container.
+    pub async fn pause(&self, namespace: &Namespace, id: &str) -> Result<(), Error> {
+        self.order(namespace, id, |answer| Command::Pause { answer }).await
+    }
+
+    /// Thaws the container.
+    pub async fn resume(&self, namespace: &Namespace, id: &str) -> Result<(), Error> {
+        self.order(namespace, id, |answer| Command::Resume { answer }).await
+    }
+
+    /// Changes limits of the container; `resources` is JSON of the runtime specification.
+    pub async fn update(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        resources: Option<Any>,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        self.find(namespace, id)?.shim.update(resources, annotations).await
+    }
+
+    /// The container's metrics, encoded by the shim; `None` where it has none to tell.
+    pub async fn stats(&self, namespace: &Namespace, id: &str) -> Result<Option<Any>, Error> {
+        let task = self.find(namespace, id)?;
+        if task.process("")?.status == Status::Stopped {
+            return Err(Error::ProcessFinished);
+        }
+        task.shim.stats().await
+    }
+
+    /// Sets the size of a process's terminal.
+    pub async fn resize_pty(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        exec_id: &str,
+        width: u32,
+        height: u32,
+    ) -> Result<(), Error> {
+        let task = self.find(namespace, id)?;
+        task.process(exec_id)?;
+        task.shim.resize_pty(exec_id.to_owned(), width, height).await
+    }
+
+    /// Closes the shim's own end of a process's standard input, so that it sees the end once its writers are gone.
+    /// That of a process which has ended is closed already.
+    pub async fn close_io(&self, namespace: &Namespace, id: &str, exec_id: &str, stdin: bool) -> Result<(), Error> {
+        let task = self.find(namespace, id)?;
+        if task.process(exec_id)?.status == Status::Stopped {
+            return Ok(());
+        }
+        task.shim.close_io(exec_id.to_owned(), stdin).await
+    }
+
+    /// The published end of each task that is stopped and not deleted, for [`Journal::subscribe`] to replay to those
+    /// who may have missed it.
+    pub fn heal(&self) -> Vec<Arc<Entry>> {
+        self.context.registry.tasks(None).iter().filter_map(|task| task.state().exit_event.clone()).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.context.layout
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mailbox_closed(&self, namespace: &str, id: &str) -> bool {
+        self.context.registry.find(namespace, id).is_ok_and(|task| task.mailbox.is_closed())
+    }
+
+    fn find(&self, namespace: &Namespace, id: &str) -> Result<Arc<Task>, Error> {
+        self.context.registry.find(namespace.as_str(), id)
+    }
+
+    /// Puts a request into the task's mailbox and waits for its answer. The actor carries it out even if the caller
+    /// goes away.
+    async fn order<T>(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<T, Error> {
+        let task = self.find(namespace, id)?;
+        let (answer, answered) = oneshot::channel();
+        task.mailbox.try_send(command(answer)).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Error::Busy(id.to_owned()),
+            mpsc::error::TrySendError::Closed(_) => self.gone(id),
+        })?;
+        answered.await.map_err(|_| self.gone(id))?
+    }
+
+    /// Why an actor does not answer: it has deleted its task, or the daemon ends.
+    fn gone(&self, id: &str) -> Error {
+        if *self.context.stopping.borrow() {
+            Error::Stopping(id.to_owned())
+        } else {
+            Error::TaskNotFound(id.to_owned())
+        }
+    }
+}
+
+/// Makes a task whose name is reserved.
+async fn create(context: &Arc<Context>, namespace: &str, request: CreateTask) -> Result<u32, Error> {
+    let stopping = || Error::Stopping(request.id.clone());
+    let _creating = context.creating.acquire().await.map_err(|_| stopping())?;
+    let program = runtimes::resolve(&context.config, std::env::var_os("PATH").as_deref(), &request.runtime)?;
+    let launched = {
+        let _launching = context.launching.acquire().await.map_err(|_| stopping())?;
+        let (context, namespace, id, program) =
+            (Arc::clone(context), namespace.to_owned(), request.id.clone(), program.clone());
+        let spec = request.spec.clone();
+        let launching = tokio::task::spawn_blocking(move || {
+            launch::launch(&context.layout, &context.config, &namespace, &id, &spec, &program)
+        });
+        launching.await.map_err(|_| stopping())??
+    };
+    let launch::Launched { bundle, child, stream } = launched;
+    let socket = context.layout.socket(namespace, &request.id);
+    let client = ShimClient::new(namespace.to_owned(), request.id.clone(), socket, context.config.timeouts);
+    let shim = Pidfd::new(child.pid, child.pidfd)?;
+    let bundle_text = bundle.display().to_string();
+    let created = match client.attach(stream) {
+        Ok(()) => ask(&client, &shim, &bundle_text, &request).await,
+        Err(error) => Err(error),
+    };
+    let pid = match created {
+        Ok(pid) => pid,
+        Err(error) => {
+            let error = remove::undo(context, namespace, &request.id, &program, &bundle, &client, &shim, error).await;
+            return Err(error);
+        }
+    };
+    // The shim reaps init only after it has recorded and told its end, so the pid is still init's, or nobody's.
+    let init = sys::process::pidfd_open(pid).ok().and_then(|pidfd| Pidfd::new(pid, pidfd).ok());
+    let state = State {
+        init: Process::new(pid, Status::Created, request.stdio.clone()),
+        execs: BTreeMap::new(),
+        exit_event: None,
+    };
+    let report = Report::Create {
+        bundle: bundle_text,
+        rootfs: request.rootfs,
+        stdio: request.stdio,
+        checkpoint: request.checkpoint,
+        pid,
+    };
+    context.publish(namespace, &request.id, report);
+    let names = (namespace.to_owned(), request.id);
+    install(context, names, bundle, program, client, Some(shim), init, state, false);
+    Ok(pid)
+}
+
+/// Asks the shim for the container. A shim that ends meanwhile is told by its pidfd or by its socket, whichever the
+/// kernel closes first.
+async fn ask(client: &ShimClient, shim: &Pidfd, bundle: &str, request: &CreateTask) -> Result<u32, Error> {
+    tokio::select! {
+        biased;
+        created = client.create(bundle.to_owned(), request) => created,
+        () = shim.ended() => Err(Error::Closed { operation: "Create", id: request.id.clone() }),
+    }
+}
+
+/// Puts a task in its place and sets its actor going.
+#[expect(clippy::too_many_arguments, reason = "the parts of a task come from two sources, creation and adoption")]
+pub(crate) fn install(
+    context: &Arc<Context>,
+    (namespace, id): (String, String),
+    bundle: std::path::PathBuf,
+    program: std::path::PathBuf,
+    shim: ShimClient,
+    shim_process: Option<Pidfd>,
+    init: Option<Pidfd>,
+    state: State,
+    adopted: bool,
+) {
+    let (mailbox, commands) = mpsc::channel(MAILBOX);
+    let task = Arc::new(Task { namespace, id, bundle, program, shim, init, mailbox, state: Mutex::new(state) });
+    context.registry.insert(Arc::clone(&task));
+    tokio::spawn(Actor::new(Arc::clone(context), task, shim_process, commands, adopted).run());
+}

@@ -1,0 +1,107 @@
+//! The shim's records, read; and the one that is written for a shim that died without writing it.
+//!
+//! **Invariant:** a record that is missing, half written, of another boot or unreadable counts as absent: nothing is
+//! concluded from it.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use model::record::{EXECS_DIR, EXITS_DIR, ExitRecord, ProcessRecord, TASK_FILE, TaskRecord};
+use serde::de::DeserializeOwned;
+
+use crate::Error;
+use crate::task::Exit;
+
+/// What a bundle says about its task.
+#[derive(Clone, Debug)]
+pub(crate) struct Records {
+    pub(crate) task: TaskRecord,
+    pub(crate) execs: Vec<ProcessRecord>,
+}
+
+/// Whose bundle it is, by its task record.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A task of this boot.
+    Task(Box<Records>),
+    /// The record was written before the kernel was started.
+    Stale,
+    /// There is no task in it.
+    Nothing,
+}
+
+/// Reads the records of a bundle.
+pub(crate) fn read(bundle: &Path, boot_id: &str) -> Found {
+    let Some(task) = parse::<TaskRecord>(&bundle.join(TASK_FILE)) else { return Found::Nothing };
+    if task.boot_id != boot_id {
+        return Found::Stale;
+    }
+    let mut execs: Vec<ProcessRecord> = fs::read_dir(bundle.join(EXECS_DIR))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
+        .filter_map(|entry| parse::<ProcessRecord>(&entry.path()))
+        .filter(|exec| exec.boot_id == boot_id)
+        .collect();
+    execs.sort_by(|a, b| a.exec_id.cmp(&b.exec_id));
+    Found::Task(Box::new(Records { task, execs }))
+}
+
+/// The exit record of init, or of an additional process.
+pub(crate) fn exit(bundle: &Path, exec_id: &str, boot_id: &str) -> Option<Exit> {
+    let record = parse::<ExitRecord>(&exit_path(bundle, exec_id))?;
+    (record.boot_id == boot_id).then_some(Exit {
+        pid: record.pid,
+        exit_status: record.exit_status,
+        exited_at: record.exited_at,
+    })
+}
+
+/// The record of an additional process.
+pub(crate) fn exec(bundle: &Path, exec_id: &str, boot_id: &str) -> Option<ProcessRecord> {
+    let record = parse::<ProcessRecord>(&bundle.join(EXECS_DIR).join(format!("{exec_id}.json")))?;
+    (record.boot_id == boot_id && record.exec_id == exec_id).then_some(record)
+}
+
+/// Writes the exit record that a dead shim did not write, so that the next daemon knows the end too.
+pub(crate) fn write_exit(bundle: &Path, exec_id: &str, boot_id: &str, exit: Exit) -> Result<(), Error> {
+    let path = exit_path(bundle, exec_id);
+    let failed = |source| Error::Bundle { operation: "write exit record", path: path.clone(), source };
+    let record = ExitRecord {
+        boot_id: boot_id.to_owned(),
+        pid: exit.pid,
+        exit_status: exit.exit_status,
+        signal: i32::try_from(exit.exit_status.saturating_sub(128)).unwrap_or(0),
+        exited_at: exit.exited_at,
+        user_us: 0,
+        system_us: 0,
+        max_rss_kib: 0,
+        oom_kills: 0,
+    };
+    let bytes = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
+    let directory = bundle.join(EXITS_DIR);
+    fs::create_dir_all(&directory).map_err(failed)?;
+    let directory = File::open(&directory).map_err(failed)?;
+    sys::fs::write_atomic(directory.as_fd(), exit_name(exec_id), &bytes, 0o600).map_err(|errno| failed(errno.into()))
+}
+
+fn exit_name(exec_id: &str) -> String {
+    if exec_id.is_empty() { "init.json".to_owned() } else { format!("exec-{exec_id}.json") }
+}
+
+fn exit_path(bundle: &Path, exec_id: &str) -> PathBuf {
+    bundle.join(EXITS_DIR).join(exit_name(exec_id))
+}
+
+fn parse<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let bytes = fs::read(path).ok()?;
+    match serde_json::from_slice(&bytes) {
+        Ok(record) => Some(record),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a record cannot be read");
+            None
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The end of a task: container, shim, files, in this order.
+//!
+//! **Invariant:** the files of a bundle go only after its shim has ended, so that nobody writes into a directory that
+//! a new task may have.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use model::Code;
+
+use crate::manager::Context;
+use crate::pidfd::Pidfd;
+use crate::shim::ShimClient;
+use crate::task::{Exit, Task};
+use crate::{Error, launch};
+
+/// Deletes the task at its shim, ends the shim and removes the files. Tells as well whether the shim has ended, which
+/// can be so although the whole failed; then a second attempt goes on from there. `known` is how init ended, if it has.
+pub(crate) async fn remove(
+    context: &Arc<Context>,
+    task: &Arc<Task>,
+    shim: Option<&Pidfd>,
+    known: Option<Exit>,
+) -> (Result<Exit, Error>, bool) {
+    let exit = match shim {
+        None => known.unwrap_or_default(),
+        Some(shim) => match (task.shim.delete(String::new()).await, known) {
+            (Ok(exit), _) => {
+                end_shim(context, &task.shim, shim, false).await;
+                exit
+            }
+            // An earlier attempt was cut off after the shim had deleted its container.
+            (Err(Error::Shim { code: Code::NotFound, .. }), Some(exit)) => {
+                end_shim(context, &task.shim, shim, false).await;
+                exit
+            }
+            (Err(error), _) => return (Err(error), false),
+        },
+    };
+    (remove_files(context, &task.namespace, &task.id).await.map(|()| exit), true)
+}
+
+/// Ends a shim that has nothing to do: politely, then by force.
+pub(crate) async fn end_shim(context: &Context, shim_client: &ShimClient, shim: &Pidfd, now: bool) {
+    // The answer may be lost because the shim ends; its end is what counts.
+    let _ = shim_client.shutdown(now).await;
+    if tokio::time::timeout(context.config.timeouts.shutdown, shim.ended()).await.is_err() {
+        tracing::warn!(pid = shim.pid(), "a shim does not end and is killed");
+        if let Err(error) = shim.signal(9) {
+            tracing::warn!(pid = shim.pid(), error = %model::render(&error), "cannot kill a shim");
+        }
+        let _ = tokio::time::timeout(context.config.timeouts.shutdown, shim.ended()).await;
+    }
+    shim.reap();
+    shim_client.close();
+}
+
+/// Removes bundle, work directory and socket.
+pub(crate) async fn remove_files(context: &Arc<Context>, namespace: &str, id: &str) -> Result<(), Error> {
+    let (context, namespace, id) = (Arc::clone(context), namespace.to_owned(), id.to_owned());
+    let stopping = id.clone();
+    tokio::task::spawn_blocking(move || context.layout.remove(&namespace, &id))
+        .await
+        .map_err(|_| Error::Stopping(stopping))?
+}
+
+/// Undoes a creation that failed with `error`: ends the shim, what it may have made, and the files. Returns the error
+/// to tell, which for a shim that died has the end of its log.
+#[expect(clippy::too_many_arguments, reason = "there is no task yet that would hold them")]
+pub(crate) async fn undo(
+    context: &Arc<Context>,
+    namespace: &str,
+    id: &str,
+    program: &Path,
+    bundle: &Path,
+    client: &ShimClient,
+    shim: &Pidfd,
+    error: Error,
+) -> Error {
+    // A shim that answered has cleaned up behind itself; one that did not may have left a container.
+    let answered = matches!(error, Error::Shim { .. });
+    let died = matches!(error, Error::Closed { .. });
+    end_shim(context, client, shim, true).await;
+    let (shared, names) = (Arc::clone(context), (namespace.to_owned(), id.to_owned()));
+    let (program, bundle) = (program.to_owned(), bundle.to_owned());
+    let undone = tokio::task::spawn_blocking(move || {
+        let log = if died { launch::log_tail(&bundle) } else { String::new() };
+        if !answered
+            && let Err(error) =
+                launch::delete(&shared.config, &names.0, &names.1, &program, &bundle, shared.config.timeouts.request)
+        {
+            tracing::warn!(id = names.1, error = %model::render(&error), "what a shim left may not be removed");
+        }
+        (log, shared.layout.remove(&names.0, &names.1))
+    });
+    match undone.await {
+        Ok((log, removed)) => {
+            if let Err(error) = removed {
+                tracing::warn!(namespace, id, error = %model::render(&error), "a bundle stays until the next start");
+            }
+            if died { Error::ShimDied { log } } else { error }
+        }
+        Err(_) => error,
+    }
+}

@@ -1,0 +1,128 @@
+use model::Timestamp;
+use model::record::{ExitRecord, ProcessRecord};
+
+use super::*;
+use crate::Adopted;
+
+fn exit_record(pid: u32, exit_status: u32) -> ExitRecord {
+    ExitRecord {
+        boot_id: sys::boot_id().unwrap().to_owned(),
+        pid,
+        exit_status,
+        signal: 0,
+        exited_at: Timestamp::now(),
+        user_us: 0,
+        system_us: 0,
+        max_rss_kib: 0,
+        oom_kills: 0,
+    }
+}
+
+fn write(path: PathBuf, record: &impl serde::Serialize) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, serde_json::to_vec(record).unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn what_ended_meanwhile_is_told_once() {
+    let mut house = House::new("exit 0");
+    let (shim, init) = (Process::start(), Process::start());
+    let bundle = house.write_bundle("c", &record(&shim, &init, Status::Running));
+    let exec = ProcessRecord {
+        boot_id: sys::boot_id().unwrap().to_owned(),
+        exec_id: "e".into(),
+        process: Some(ProcessIdentity { pid: 77, start_time: 1 }),
+        status: Status::Running,
+        stdio: StdioPaths::default(),
+    };
+    write(bundle.join("execs/e.json"), &exec);
+    write(bundle.join("exits/exec-e.json"), &exit_record(77, 5));
+    write(bundle.join("exits/init.json"), &exit_record(init.0.pid, 7));
+    let mut events = house.subscribe();
+    let adopted = house.supervisor.adopt().await.unwrap();
+    assert_eq!(adopted, Adopted { live: 0, stopped: 1, removed: 0 });
+    for want in ["create", "start", "exit:e:5", "exit:7"] {
+        assert_eq!(event(&mut events).await, want);
+    }
+    let state = house.supervisor.get(&house.namespace, "c", "").unwrap();
+    assert_eq!((state.status, state.exit_status), (Status::Stopped, 7));
+    assert_eq!(house.supervisor.get(&house.namespace, "c", "e").unwrap().exit_status, 5);
+    assert_eq!(house.supervisor.wait(&house.namespace, "c", "").await.unwrap().exit_status, 7);
+    let healed = house.supervisor.heal();
+    assert_eq!(healed.len(), 1);
+
+    house.restart();
+    house.supervisor.adopt().await.unwrap();
+    assert_eq!(house.topics(), ["create", "start", "exit", "exit"]);
+    assert_eq!(house.supervisor.heal(), healed);
+    assert_eq!(house.supervisor.list(&house.namespace).len(), 1);
+}
+
+#[tokio::test]
+async fn leftovers_are_removed() {
+    let house = House::new("exit 0");
+    let layout = house.supervisor.layout();
+    let shim = Process::start();
+    let mut stale = record(&shim, &shim, Status::Running);
+    stale.boot_id = "another".into();
+    house.write_bundle("stale", &stale);
+    let bundle = house.write_bundle("broken", &stale);
+    std::fs::write(bundle.join("task.json"), "{").unwrap();
+    layout.make("ns", "unfinished", b"{}", std::path::Path::new("/shim")).unwrap();
+    let tasks = house.directory.path().join("state/io.containerd.runtime.v2.task/ns");
+    std::fs::create_dir_all(tasks.join(".hidden/rootfs")).unwrap();
+    std::fs::create_dir_all(house.directory.path().join("root/io.containerd.runtime.v2.task/ns/orphan")).unwrap();
+    std::fs::write(house.directory.path().join("state/s/0123"), "").unwrap();
+    let adopted = house.supervisor.adopt().await.unwrap();
+    assert_eq!(adopted, Adopted { live: 0, stopped: 0, removed: 4 });
+    for directory in ["state/io.containerd.runtime.v2.task/ns", "root/io.containerd.runtime.v2.task/ns", "state/s"] {
+        let left: Vec<_> = std::fs::read_dir(house.directory.path().join(directory)).unwrap().collect();
+        assert!(left.is_empty(), "{directory}: {left:?}");
+    }
+    assert_eq!(house.topics(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_shim_without_a_task_is_ended() {
+    let house = House::new("exit 0");
+    house.supervisor.layout().make("ns", "c", b"{}", std::path::Path::new("/shim")).unwrap();
+    let mut fake = Fake::listen(house.socket("c")).await;
+    let shim = Process::start();
+    let supervisor = house.supervisor.clone();
+    let adopted = tokio::spawn(async move { supervisor.adopt().await });
+    fake.next("Connect").await.ok(&wire::ConnectResponse { shim_pid: shim.0.pid, ..wire::ConnectResponse::default() });
+    fake.next("Delete").await.refuse(5, "container not created: not found");
+    let shutdown = fake.next("Shutdown").await;
+    assert!(shutdown.decode::<wire::ShutdownRequest>().now);
+    shutdown.ok(&());
+    shim.kill();
+    assert_eq!(adopted.await.unwrap().unwrap(), Adopted { live: 0, stopped: 0, removed: 1 });
+    assert!(!house.bundle("c").exists());
+}
+
+#[tokio::test]
+async fn a_deletion_cut_off_before_its_event_is_told() {
+    let mut house = House::new("exit 0");
+    let (shim, init) = (Process::start(), Process::start());
+    let bundle = house.write_bundle("c", &record(&shim, &init, Status::Running));
+    write(bundle.join("exits/init.json"), &exit_record(init.0.pid, 7));
+    house.supervisor.adopt().await.unwrap();
+    house.supervisor.layout().remove("ns", "c").unwrap();
+    house.restart();
+    house.supervisor.adopt().await.unwrap();
+    assert_eq!(house.topics(), ["create", "start", "exit", "delete"]);
+    assert!(house.supervisor.list(&house.namespace).is_empty());
+}
+
+#[tokio::test]
+async fn waiters_are_released_when_the_daemon_stops() {
+    let mut house = House::new("exit 0");
+    let (mut fake, _shim, _init) = house.task("c", Status::Running).await;
+    let _wait = fake.next("Wait").await;
+    let (supervisor, namespace) = (house.supervisor.clone(), house.namespace.clone());
+    let waiter = tokio::spawn(async move { supervisor.wait(&namespace, "c", "").await });
+    let old = house.supervisor.clone();
+    house.restart();
+    assert!(matches!(waiter.await.unwrap(), Err(crate::Error::Stopping(_))));
+    eventually("the actor ends", || old.mailbox_closed("ns", "c")).await;
+}
