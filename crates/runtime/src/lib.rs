@@ -1,1 +1,73 @@
-//! Under construction.
+//! The OCI runtime: a specification becomes a running container, by system calls of this process and of the
+//! container's first process, without any other program.
+//!
+//! ```text
+//!             Plan::new              Creating::begin        advance()             start() … advance()
+//! oci::Spec ───────────▶ Plan (pure) ──────────────▶ Creating ─────────▶ Container(created) ─────────▶ running
+//!                                                       │ error or drop                       │ exit, reaped by the caller
+//!                                                       ▼                                     ▼
+//!                                               everything undone                    delete() … advance() ─▶ gone
+//! ```
+//!
+//! Nothing here blocks: what has to wait for another process ([`Creating`], [`Starting`], [`Execing`], [`Deleting`])
+//! is a state machine with a file descriptor to poll and an `advance` to call when it is readable; `advance` returns
+//! `None` until it is finished. [`wait`] drives one for a caller that has nothing else to do.
+//!
+//! **Invariants**
+//! - The process has one thread; otherwise every call that clones is refused ([`Error::Threads`]).
+//! - Between clone and exec only the code in `child` runs: it allocates nothing, takes no lock and works off a list of
+//!   steps that the parent made before.
+//! - The container's init and its execs are children of the caller, who reaps them by pidfd. Hooks and intermediate
+//!   processes are reaped here; a caller that reaps unknown children must leave those alone while an operation runs.
+//! - No path below the root file system is ever resolved from outside of it: mounts are made detached and attached by
+//!   descriptor.
+
+mod assemble;
+mod child;
+mod container;
+mod create;
+mod describe;
+mod error;
+mod exec;
+mod hooks;
+mod host;
+mod io;
+mod plan;
+mod seccomp;
+
+pub use container::{Container, Deleting, Starting, State, Status};
+pub use create::{Creating, Rootfs};
+pub use error::Error;
+pub use exec::{ExecOptions, ExecProcess, Execing};
+pub use host::HostFeatures;
+pub use io::{ConsoleSize, ProcessIo};
+pub use plan::{Gate, Plan, PlanOptions};
+
+use std::os::fd::BorrowedFd;
+
+/// An operation that waits for another process.
+pub trait Operation {
+    /// What it yields at the end.
+    type Output;
+
+    /// Readable when [`Operation::advance`] can do something. The same descriptor for the operation's whole life.
+    fn poll_fd(&self) -> BorrowedFd<'_>;
+
+    /// Goes on as far as possible without waiting. `None`: poll again. Must not be called again after it returned
+    /// anything else.
+    fn advance(&mut self) -> Result<Option<Self::Output>, Error>;
+}
+
+/// Drives an operation to its end, waiting for it.
+pub fn wait<O: Operation>(operation: &mut O) -> Result<O::Output, Error> {
+    loop {
+        if let Some(output) = operation.advance()? {
+            return Ok(output);
+        }
+        let mut poll = [rustix::event::PollFd::from_borrowed_fd(operation.poll_fd(), rustix::event::PollFlags::IN)];
+        match rustix::event::poll(&mut poll, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::Wait { source: errno.into() }),
+        }
+    }
+}

@@ -178,6 +178,14 @@ fn reset_handlers() {
     }
 }
 
+/// The kind of a namespace, as its `CLONE_NEW*` flag; ENOTTY for a descriptor of something else.
+pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<u64> {
+    const NS_GET_NSTYPE: usize = 0xb703;
+    // SAFETY: this ioctl takes no argument, and other files refuse the number.
+    let kind = unsafe { syscall::call(libc::SYS_ioctl, [namespace.as_raw_fd() as usize, NS_GET_NSTYPE, 0, 0, 0]) }?;
+    u64::try_from(kind).map_err(|_| Errno::INVAL)
+}
+
 /// Ends a child of [`fork`] at once: no destructor, no buffer, no exit handler runs.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any value and does not return.

@@ -1,0 +1,278 @@
+//! What runs between clone and exec.
+//!
+//! The parent works out a [`Script`]: a list of [`Step`]s with every string, descriptor and table that they need. The
+//! child goes through it. The only way it talks is [`Record`]s on its socket.
+//!
+//! **Invariant:** nothing in this module allocates, takes a lock or can panic: the child runs on a copy of the
+//! parent's memory. (The functions of `rustix` and `sys` that are called here are bare system calls.)
+
+mod creds;
+mod devices;
+mod hooks;
+mod mounts;
+mod path;
+mod program;
+mod spaces;
+mod step;
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+pub(crate) use step::{
+    Awaited, Capabilities, Console, Device, DeviceKind, Filesystem, Filter, Hook, HookKind, Legacy, Link, MountStep,
+    Process, RootTree, Script, Stdio, Step, StringArray, What,
+};
+use sys::clone::exit_now;
+
+/// What the child tells the parent. Sent whole, as one packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Which message.
+    pub(crate) kind: Kind,
+    /// Number of the step that it is about.
+    pub(crate) step: u32,
+    /// Error number, 0 for none.
+    pub(crate) errno: i32,
+    /// A further number, by kind.
+    pub(crate) value: i32,
+}
+
+/// The messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The step failed; the child is about to end.
+    Failed = 1,
+    /// The step failed and is not vital.
+    Warning = 2,
+    /// An intermediate process made the container's process; `value` is its pid.
+    Forked = 3,
+    /// The hooks of the host may run now; the child waits.
+    HooksDue = 4,
+    /// The descriptor with this packet is the master of the terminal.
+    Console = 5,
+    /// The program was not found or may not be executed; `value` tells a directory.
+    Program = 6,
+    /// Everything is set up; the child waits to be started.
+    Ready = 7,
+    /// The exec failed.
+    Exec = 8,
+    /// A hook in the container failed; `value` is its wait status.
+    Hook = 9,
+}
+
+pub(crate) const RECORD_BYTES: usize = 16;
+
+impl Record {
+    pub(crate) fn to_bytes(self) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
+        let words = [self.kind as u32, self.step, self.errno.cast_unsigned(), self.value.cast_unsigned()];
+        for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; RECORD_BYTES] = bytes.try_into().ok()?;
+        let mut words = [0_u32; 4];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes(chunk.try_into().ok()?);
+        }
+        let kind = match words[0] {
+            1 => Kind::Failed,
+            2 => Kind::Warning,
+            3 => Kind::Forked,
+            4 => Kind::HooksDue,
+            5 => Kind::Console,
+            6 => Kind::Program,
+            7 => Kind::Ready,
+            8 => Kind::Exec,
+            9 => Kind::Hook,
+            _ => return None,
+        };
+        Some(Self { kind, step: words[1], errno: words[2].cast_signed(), value: words[3].cast_signed() })
+    }
+}
+
+/// The child's own state while it goes through the script.
+struct Child<'script> {
+    script: &'script Script,
+    /// The socket to the parent.
+    sync: BorrowedFd<'script>,
+    /// Number of the step that runs.
+    step: u32,
+    /// The root file system, once attached.
+    root: Option<OwnedFd>,
+    /// Our end of the terminal.
+    terminal: Option<OwnedFd>,
+    /// The empty read-only directory that masks others.
+    mask: Option<OwnedFd>,
+    /// The null device that masks files.
+    mask_null: Option<OwnedFd>,
+}
+
+/// Ends the process if the script fails; otherwise it becomes the program.
+pub(crate) fn run(script: &Script, sync: BorrowedFd<'_>) -> ! {
+    let mut child = Child { script, sync, step: 0, root: None, terminal: None, mask: None, mask_null: None };
+    child.run_steps(&script.intermediate, 0);
+    let base = script.intermediate.len();
+    if script.fork.is_some() {
+        child.step = u32::try_from(base).unwrap_or(u32::MAX);
+        child.fork();
+    }
+    child.run_steps(&script.steps, base);
+    exit_now(0)
+}
+
+impl Child<'_> {
+    fn run_steps(&mut self, steps: &[Step], base: usize) {
+        for (index, step) in steps.iter().enumerate() {
+            self.step = u32::try_from(base + index).unwrap_or(u32::MAX);
+            if let Err(errno) = self.run_step(step) {
+                self.fail(Kind::Failed, errno.raw_os_error(), 0);
+            }
+        }
+    }
+
+    /// Goes on in a new process; this one, which has joined what only descendants can be in, ends.
+    fn fork(&mut self) {
+        let Some(flags) = self.script.fork else { return };
+        // SAFETY: the parent has one thread, hence this process too; the new one goes on with this script.
+        #[expect(unsafe_code, reason = "the one place where the child makes a process")]
+        let forked = unsafe { sys::clone::fork(flags, None) };
+        match forked {
+            Ok(sys::clone::Forked::Child) => {}
+            Ok(sys::clone::Forked::Parent { pid, .. }) => {
+                self.send(Kind::Forked, 0, pid.cast_signed());
+                exit_now(0)
+            }
+            Err(errno) => self.fail(Kind::Failed, errno.raw_os_error(), 0),
+        }
+    }
+
+    fn run_step(&mut self, step: &Step) -> Result<(), Errno> {
+        match step {
+            Step::Await(_) => self.wait_for_parent(),
+            Step::HooksDue => {
+                self.send(Kind::HooksDue, 0, 0);
+                self.wait_for_parent()
+            }
+            Step::NewSession => rustix::process::setsid().map(drop),
+            Step::Join { namespace, kind, .. } => spaces::join(namespace.as_fd(), *kind),
+            Step::JoinDeferred(list) => spaces::join_deferred(list),
+            Step::JoinProcess { pidfd, kinds } => spaces::join(pidfd.as_fd(), *kinds),
+            Step::Unshare(kinds) => spaces::unshare(*kinds),
+            Step::TimeOffsets(text) => spaces::time_offsets(text),
+            Step::BecomeRoot => creds::become_root(),
+            Step::Hide => creds::hide(),
+            Step::Hostname(name) => spaces::set_hostname(name),
+            Step::Domainname(name) => spaces::set_domainname(name),
+            Step::Loopback => spaces::loopback_up(),
+            Step::Propagation(flags) => mounts::propagate(*flags),
+            Step::Root(tree) => {
+                self.root = Some(mounts::attach_root(tree)?);
+                Ok(())
+            }
+            Step::Mount(mount) => mounts::mount(self.root()?, mount),
+            Step::ReadOnlyMount { path } => mounts::make_read_only(self.root()?, path),
+            Step::Devices { parent, devices } => devices::make_devices(self.root()?, parent, devices),
+            Step::Links { parent, links } => devices::make_links(self.root()?, parent, links),
+            Step::Console(console) => self.open_console(console),
+            Step::Hook(hook) => self.run_hook(hook),
+            Step::Sysctl { path, value } => spaces::write_proc(path, value),
+            Step::OomScore(score) => {
+                if let Err(errno) = spaces::write_proc(c"/proc/self/oom_score_adj", score) {
+                    self.warn(errno);
+                }
+                Ok(())
+            }
+            Step::WorkingDirectory { path } => path::directory(self.root()?, path).map(drop),
+            Step::Pivot { by_move } => mounts::change_root(self.root()?, *by_move),
+            Step::RootReadOnly => mounts::root_read_only(self.root()?),
+            Step::RootPropagation(flags) => mounts::propagate(*flags),
+            Step::Mask { path } => self.mask_path(path),
+            Step::ReadOnly { path } => mounts::read_only(self.root()?, path),
+            Step::OwnRoot => {
+                let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+                self.root = Some(rustix::fs::open(c"/", flags, rustix::fs::Mode::empty())?);
+                Ok(())
+            }
+            Step::Process(process) => self.become_program(process),
+        }
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
+    }
+
+    /// Waits for one byte of the parent. If the parent is gone there is nothing to go on for.
+    fn wait_for_parent(&self) -> Result<(), Errno> {
+        wait_for_byte(self.sync)
+    }
+
+    fn warn(&self, errno: Errno) {
+        self.send(Kind::Warning, errno.raw_os_error(), 0);
+    }
+
+    fn fail(&self, kind: Kind, errno: i32, value: i32) -> ! {
+        self.send(kind, errno, value);
+        exit_now(1)
+    }
+
+    fn send(&self, kind: Kind, errno: i32, value: i32) {
+        send(self.sync, self.record(kind, errno, value));
+    }
+
+    fn record(&self, kind: Kind, errno: i32, value: i32) -> Record {
+        Record { kind, step: self.step, errno, value }
+    }
+
+    /// Passes a descriptor to the parent.
+    fn send_descriptor(&self, kind: Kind, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+        let bytes = self.record(kind, 0, 0).to_bytes();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(Errno::NOBUFS);
+        }
+        rustix::net::sendmsg(self.sync, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    }
+}
+
+/// Reads one byte; the end of the file ends the process.
+fn wait_for_byte(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut byte = [0_u8; 1];
+    loop {
+        match rustix::io::read(fd, &mut byte) {
+            Ok(0) | Err(Errno::CONNRESET) => exit_now(1),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Nobody may be there to listen any more; then it does not matter.
+fn send(fd: BorrowedFd<'_>, record: Record) {
+    while rustix::io::write(fd, &record.to_bytes()) == Err(Errno::INTR) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_the_socket() {
+        for kind in [Kind::Failed, Kind::Hook, Kind::Ready] {
+            let record = Record { kind, step: 7, errno: -1, value: i32::MIN };
+            assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record));
+        }
+        assert_eq!(Record::from_bytes(&[0; RECORD_BYTES]), None);
+        assert_eq!(Record::from_bytes(&[1; 3]), None);
+    }
+}

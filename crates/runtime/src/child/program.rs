@@ -1,0 +1,229 @@
+//! From a set-up process to the program of the specification.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, Uid};
+use rustix::io::Errno;
+
+use super::{Child, Kind, Process, Record, Stdio, creds, path, send, wait_for_byte};
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+impl Child<'_> {
+    /// The last step: never returns without an error. The order is that of the rights each part needs.
+    pub(super) fn become_program(&mut self, process: &Process) -> Result<(), Errno> {
+        self.connect_stdio(process)?;
+        if let Some(name) = &process.keyring
+            && let Err(errno) = join_keyring(name)
+            && errno != Errno::NOSYS
+        {
+            self.warn(errno);
+        }
+        for (resource, limit) in &process.limits {
+            match rustix::process::setrlimit(*resource, *limit) {
+                // Raising needs CAP_SYS_RESOURCE, which the host may lack.
+                Err(errno @ Errno::PERM) => self.warn(errno),
+                result => result?,
+            }
+        }
+        rustix::process::umask(Mode::from_raw_mode(process.umask));
+        let entered = self.enter_directory(process)?;
+        if process.no_new_privileges {
+            rustix::thread::set_no_new_privs(true)?;
+        }
+        creds::drop_bounding(process)?;
+        sys::caps::keep(true)?;
+        creds::set_ids(process)?;
+        creds::regain()?;
+        if !entered {
+            // As the user, who may have rights that root lacks (NFS).
+            self.enter_directory_as_user(process)?;
+        }
+        check_directory()?;
+        let early = process.filter.as_ref().filter(|_| !process.no_new_privileges);
+        let program = if early.is_some() {
+            // Without no_new_privs the filter needs CAP_SYS_ADMIN: it comes before the capabilities go, and from here
+            // on the profile must allow what follows.
+            let program = self.find_program(process);
+            self.install(process)?;
+            creds::set_capabilities(process)?;
+            program
+        } else {
+            creds::set_capabilities(process)?;
+            self.find_program(process)
+        };
+        self.send(Kind::Ready, 0, 0);
+        let (start, report) = match &process.gate {
+            Some((start, report)) => (start.as_fd(), report.as_fd()),
+            None => (self.sync, self.sync),
+        };
+        if !process.at_once {
+            wait_for_byte(start)?;
+        }
+        for hook in &process.start_hooks {
+            if let Err((errno, status)) = self.run_hook_process(hook) {
+                let index = i32::try_from(hook.index).unwrap_or(i32::MAX);
+                send(report, Record { kind: Kind::Hook, step: index.unsigned_abs(), errno, value: status });
+                sys::clone::exit_now(1);
+            }
+        }
+        close_later(process);
+        if early.is_none() {
+            self.install_or_report(process, report);
+        }
+        let errno = execute(program, process);
+        send(report, self.record(Kind::Exec, errno.raw_os_error(), 0));
+        sys::clone::exit_now(1)
+    }
+
+    fn connect_stdio(&mut self, process: &Process) -> Result<(), Errno> {
+        match &process.stdio {
+            Stdio::Streams(streams) => {
+                for (number, stream) in (0..).zip(streams) {
+                    duplicate(stream.as_fd(), number)?;
+                }
+            }
+            Stdio::Terminal => {
+                let terminal = self.terminal.take().ok_or(Errno::BADF)?;
+                rustix::process::ioctl_tiocsctty(&terminal)?;
+                for number in 0..3 {
+                    duplicate(terminal.as_fd(), number)?;
+                }
+            }
+        }
+        if process.uid == 0 {
+            return Ok(());
+        }
+        // The program must be able to open /dev/stdout again. Not possible on every file, and then not vital.
+        for number in 0..3 {
+            // SAFETY: descriptors 0 to 2 have just been made.
+            #[expect(unsafe_code, reason = "the standard streams have fixed numbers")]
+            let stream = unsafe { BorrowedFd::borrow_raw(number) };
+            let found = rustix::fs::fstat(stream)?;
+            let null = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+                && found.st_rdev == rustix::fs::makedev(1, 3);
+            if !null && found.st_uid != process.uid {
+                let _ = rustix::fs::fchown(stream, Some(Uid::from_raw(process.uid)), None::<Gid>);
+            }
+        }
+        Ok(())
+    }
+
+    /// False if root may not enter the directory.
+    fn enter_directory(&self, process: &Process) -> Result<bool, Errno> {
+        match self.enter_directory_as_user(process) {
+            Ok(()) => Ok(true),
+            Err(Errno::ACCESS) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Resolved in the root and without magic links, so that no descriptor of ours can be a way out
+    /// (CVE-2024-21626).
+    fn enter_directory_as_user(&self, process: &Process) -> Result<(), Errno> {
+        let directory = path::open(self.root()?, &process.working_directory, rustix::fs::OFlags::DIRECTORY)?;
+        rustix::process::fchdir(&directory)
+    }
+
+    /// Where the program is. Reports and ends if it is nowhere.
+    fn find_program<'process>(&self, process: &'process Process) -> &'process CStr {
+        let mut problem = (Errno::NOENT, false);
+        for candidate in &process.candidates {
+            match executable(candidate, process.own_program) {
+                Ok(()) => return candidate,
+                Err(error) => problem = error,
+            }
+        }
+        let (errno, stat) = if process.searched { (0, false) } else { (problem.0.raw_os_error(), problem.1) };
+        self.fail(Kind::Program, errno, i32::from(stat))
+    }
+
+    fn install(&self, process: &Process) -> Result<(), Errno> {
+        match &process.filter {
+            Some(filter) => sys::seccomp::install(&filter.program, filter.flags).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn install_or_report(&self, process: &Process, report: BorrowedFd<'_>) {
+        if let Err(errno) = self.install(process) {
+            send(report, self.record(Kind::Failed, errno.raw_os_error(), 0));
+            sys::clone::exit_now(1);
+        }
+    }
+}
+
+/// The error, and whether looking at the file failed already.
+fn executable(candidate: &CStr, own_program: (u64, u64)) -> Result<(), (Errno, bool)> {
+    let found = rustix::fs::stat(candidate).map_err(|errno| (errno, true))?;
+    if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+        return Err((Errno::ISDIR, false));
+    }
+    if (found.st_dev, found.st_ino) == own_program {
+        // /proc/self/exe: a container that runs our program could get hold of the host's file (CVE-2019-5736).
+        return Err((Errno::ACCESS, false));
+    }
+    rustix::fs::accessat(rustix::fs::CWD, candidate, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| (errno, false))
+}
+
+/// After the change of ids and with all mounts done, the working directory must still be below the root.
+fn check_directory() -> Result<(), Errno> {
+    let mut buffer = [0_u8; 4096];
+    // SAFETY: the kernel writes at most the buffer's length.
+    #[expect(unsafe_code, reason = "rustix's getcwd allocates")]
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    if length < 0 {
+        let errno = last_errno();
+        // Longer than PATH_MAX, or removed: inside all the same.
+        return if errno == Errno::RANGE || errno == Errno::NOENT { Ok(()) } else { Err(errno) };
+    }
+    if buffer.first() == Some(&b'/') { Ok(()) } else { Err(Errno::XDEV) }
+}
+
+fn join_keyring(name: &CStr) -> Result<(), Errno> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the name is a C string that outlives the call.
+    #[expect(unsafe_code, reason = "keyctl has no wrapper")]
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+pub(super) fn duplicate(fd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    // SAFETY: numbers 0 to 2 belong to nobody in this process, which is about to become another program.
+    #[expect(unsafe_code, reason = "the standard streams have fixed numbers")]
+    let result = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Nothing but the standard streams and what is preserved survives the exec, whoever opened it.
+fn close_later(process: &Process) {
+    let first = 3_u32.saturating_add(process.preserve_fds);
+    if sys::features().close_range {
+        // SAFETY: only sets a flag on descriptors.
+        #[expect(unsafe_code, reason = "close_range has no wrapper")]
+        let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        if result == 0 {
+            return;
+        }
+    }
+    for number in first..process.descriptor_limit {
+        // SAFETY: only sets a flag; a number that is not open is refused.
+        #[expect(unsafe_code, reason = "every possible number is tried")]
+        unsafe {
+            libc::fcntl(number.cast_signed(), libc::F_SETFD, libc::FD_CLOEXEC)
+        };
+    }
+}
+
+fn execute(program: &CStr, process: &Process) -> Errno {
+    let (arguments, environment) = (process.arguments.pointers(), process.environment.pointers());
+    // SAFETY: the program is a C string; both arrays end with null and their strings live in `process`.
+    #[expect(unsafe_code, reason = "execve takes raw pointers")]
+    unsafe {
+        libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr())
+    };
+    last_errno()
+}

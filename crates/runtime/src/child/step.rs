@@ -1,0 +1,292 @@
+use std::ffi::{CString, c_char};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::Gid;
+use rustix::process::{Resource, Rlimit};
+use sys::seccomp::Instruction;
+
+/// All that the child does. The parent keeps its copy to say in words what a step number means.
+#[derive(Debug)]
+pub(crate) struct Script {
+    /// Done before [`Script::fork`], in a process that then ends.
+    pub(crate) intermediate: Vec<Step>,
+    /// Flags of the second clone; `None`: there is none.
+    pub(crate) fork: Option<u64>,
+    /// Done in the container's process.
+    pub(crate) steps: Vec<Step>,
+    /// The null device as a detached read-only mount, to mask files with.
+    pub(crate) null: Option<OwnedFd>,
+}
+
+impl Script {
+    pub(crate) fn empty() -> Self {
+        Self { intermediate: Vec::new(), fork: None, steps: Vec::new(), null: None }
+    }
+
+    /// Only what is needed to tell how the exec failed.
+    pub(crate) fn only_process(self) -> Self {
+        let steps = self.steps.into_iter().filter(|step| matches!(step, Step::Process(_))).collect();
+        Self { steps, ..Self::empty() }
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// The id maps are written and the cgroup is joined.
+    Admission,
+}
+
+/// One thing to do. Paths of containers are relative to the root file system, without a leading slash.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Await(Awaited),
+    HooksDue,
+    NewSession,
+    Join {
+        namespace: OwnedFd,
+        kind: u64,
+        path: String,
+    },
+    /// Joins in an order that user namespace ownership allows: what can be joined before, the user namespace, the rest.
+    JoinDeferred(Vec<(OwnedFd, u64)>),
+    JoinProcess {
+        pidfd: OwnedFd,
+        kinds: u64,
+    },
+    Unshare(u64),
+    TimeOffsets(Vec<u8>),
+    BecomeRoot,
+    Hide,
+    Hostname(Vec<u8>),
+    Domainname(Vec<u8>),
+    Loopback,
+    Propagation(u64),
+    Root(RootTree),
+    Mount(Box<MountStep>),
+    ReadOnlyMount {
+        path: CString,
+    },
+    Devices {
+        parent: CString,
+        devices: Vec<Device>,
+    },
+    Links {
+        parent: CString,
+        links: Vec<Link>,
+    },
+    Console(Console),
+    Hook(Hook),
+    Sysctl {
+        path: CString,
+        value: Vec<u8>,
+    },
+    /// Not vital: lowering needs CAP_SYS_RESOURCE.
+    OomScore(Vec<u8>),
+    WorkingDirectory {
+        path: CString,
+    },
+    Pivot {
+        by_move: bool,
+    },
+    RootReadOnly,
+    RootPropagation(u64),
+    Mask {
+        path: CString,
+    },
+    ReadOnly {
+        path: CString,
+    },
+    /// In an exec: the root that the container has.
+    OwnRoot,
+    Process(Box<Process>),
+}
+
+/// The root file system.
+#[derive(Debug)]
+pub(crate) enum RootTree {
+    /// A detached mount, attached over the old root, where no path needs to be resolved.
+    Detached(OwnedFd),
+    /// A directory of the host that is bound onto itself: for kernels without detached mounts.
+    Path(CString),
+}
+
+/// A mount below the root.
+#[derive(Debug)]
+pub(crate) struct MountStep {
+    /// What is mounted.
+    pub(crate) what: What,
+    /// Where.
+    pub(crate) target: CString,
+    /// The same for people.
+    pub(crate) shown: String,
+    /// Whether the place is a directory.
+    pub(crate) directory: bool,
+    /// `MS_SHARED` and its kin, with `MS_REC`.
+    pub(crate) propagation: Vec<u64>,
+    /// What to bind if the kernel refuses the file system with EPERM (cgroup2 without a cgroup namespace of one's own).
+    pub(crate) instead: Option<OwnedFd>,
+}
+
+/// What a [`MountStep`] mounts.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// Made by the parent, with all attributes.
+    Detached(OwnedFd),
+    /// A file system of the container's namespaces.
+    Filesystem(Filesystem),
+    /// By `mount(2)`.
+    Legacy(Legacy),
+}
+
+#[derive(Debug)]
+pub(crate) struct Filesystem {
+    pub(crate) kind: CString,
+    pub(crate) source: CString,
+    /// Key and value; a key alone is a flag.
+    pub(crate) parameters: Vec<(CString, Option<CString>)>,
+    /// `MOUNT_ATTR_*`.
+    pub(crate) attributes: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Legacy {
+    /// `None` for a bind.
+    pub(crate) kind: Option<CString>,
+    pub(crate) source: CString,
+    pub(crate) data: CString,
+    /// `MS_*` of the first call.
+    pub(crate) flags: u64,
+    /// `MS_*` of a second call that remounts, where one is needed.
+    pub(crate) remount: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeviceKind {
+    Character,
+    Block,
+    Fifo,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Device {
+    pub(crate) name: CString,
+    pub(crate) kind: DeviceKind,
+    pub(crate) number: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) name: CString,
+    pub(crate) target: CString,
+}
+
+#[derive(Debug)]
+pub(crate) struct Console {
+    /// Rows and columns.
+    pub(crate) size: Option<(u16, u16)>,
+    /// Whether `/dev/console` is to be it.
+    pub(crate) device: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HookKind {
+    CreateContainer,
+    StartContainer,
+}
+
+/// A hook that runs in the container.
+#[derive(Debug)]
+pub(crate) struct Hook {
+    pub(crate) kind: HookKind,
+    pub(crate) index: usize,
+    pub(crate) path: CString,
+    pub(crate) arguments: StringArray,
+    pub(crate) environment: StringArray,
+    pub(crate) timeout_ms: Option<i32>,
+    /// The container's state around its pid.
+    pub(crate) state: (Vec<u8>, Vec<u8>),
+}
+
+/// A system call filter.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter {
+    pub(crate) program: std::rc::Rc<[Instruction]>,
+    pub(crate) flags: u32,
+}
+
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    Streams([OwnedFd; 3]),
+    Terminal,
+}
+
+/// The program and what it runs as.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) stdio: Stdio,
+    pub(crate) working_directory: CString,
+    /// Places to look for the program, in order.
+    pub(crate) candidates: Vec<CString>,
+    /// Whether they came from `PATH`.
+    pub(crate) searched: bool,
+    pub(crate) arguments: StringArray,
+    pub(crate) environment: StringArray,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<Gid>,
+    pub(crate) umask: u32,
+    pub(crate) limits: Vec<(Resource, Rlimit)>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) keyring: Option<CString>,
+    pub(crate) preserve_fds: u32,
+    /// The highest descriptor that may be open, where `close_range` is missing.
+    pub(crate) descriptor_limit: u32,
+    /// Device and inode of our own program, which must never be executed in a container.
+    pub(crate) own_program: (u64, u64),
+    /// Where the byte comes from that starts the program, and where its errors go; `None`: both are the socket.
+    pub(crate) gate: Option<(OwnedFd, OwnedFd)>,
+    /// Do not wait: an exec runs at once.
+    pub(crate) at_once: bool,
+    pub(crate) start_hooks: Vec<Hook>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    pub(crate) bounding: u64,
+    pub(crate) effective: u64,
+    pub(crate) permitted: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) ambient: u64,
+    /// How many capabilities the kernel knows.
+    pub(crate) known: u32,
+}
+
+/// Strings as `execve` takes them.
+#[derive(Debug, Default)]
+pub(crate) struct StringArray {
+    strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl StringArray {
+    pub(crate) fn new(strings: Vec<CString>) -> Self {
+        // The bytes of a CString stay where they are when it moves.
+        let pointers = strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { strings, pointers }
+    }
+
+    /// Null-terminated; valid as long as `self`.
+    pub(crate) fn pointers(&self) -> &[*const c_char] {
+        &self.pointers
+    }
+
+    pub(crate) fn first(&self) -> Option<&CString> {
+        self.strings.first()
+    }
+}

@@ -1,0 +1,435 @@
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use model::record::ProcessIdentity;
+use oci::runtime::Hook;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::child::{Capabilities, Filter, RECORD_BYTES, Record, Script};
+use crate::hooks::{HookRunner, HookState};
+use crate::{Error, ExecOptions, Execing, HostFeatures, Operation, ProcessIo, describe};
+
+/// Where a container stands (runtime-spec, runtime, "State"), with runc's `paused` added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Set up, waiting to be started.
+    Created,
+    /// Its program runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Its program has ended.
+    Stopped,
+}
+
+impl Status {
+    /// The word of the specification.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What a container can be found again by: [`Container::state`], [`Container::open`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The container's id.
+    pub id: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Its first process.
+    pub init: ProcessIdentity,
+    /// Whether it has been started.
+    pub started: bool,
+    /// Its cgroup, relative to the hierarchies.
+    pub cgroup: String,
+}
+
+/// What is kept of a plan once the container exists.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    /// `CLONE_NEW*` of the namespaces that an exec enters.
+    pub(crate) spaces: u64,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) capabilities: Option<Capabilities>,
+    pub(crate) limits: Vec<(Resource, Rlimit)>,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) poststart: Vec<(&'static str, Hook)>,
+    pub(crate) poststop: Vec<(&'static str, Hook)>,
+    pub(crate) hook_state: HookState,
+}
+
+/// A container that was set up.
+///
+/// ```text
+/// created ──start──▶ running ◀──pause/resume──▶ paused
+///    └────────────────┴─── init ends ───▶ stopped ──delete──▶ gone
+/// ```
+#[derive(Debug)]
+pub struct Container {
+    pub(crate) remains: Remains,
+    pub(crate) cgroup: cgroups::Cgroup,
+    pub(crate) host: HostFeatures,
+    identity: ProcessIdentity,
+    pub(crate) pidfd: OwnedFd,
+    console: Option<OwnedFd>,
+    warnings: Vec<String>,
+    /// The way to start it; taken by the start.
+    gate: Option<(OwnedFd, Script)>,
+    started: bool,
+}
+
+impl Container {
+    pub(crate) fn created(
+        remains: Remains,
+        cgroup: cgroups::Cgroup,
+        host: HostFeatures,
+        (pid, pidfd): (u32, OwnedFd),
+        console: Option<OwnedFd>,
+        warnings: Vec<String>,
+        gate: Option<(OwnedFd, Script)>,
+    ) -> Result<Self, Error> {
+        let identity = identity(pid)?;
+        // Descriptors of mounts and namespaces are of no use any more.
+        let gate = gate.map(|(sync, script)| (sync, script.only_process()));
+        Ok(Self { remains, cgroup, host, identity, pidfd, console, warnings, gate, started: false })
+    }
+
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.remains.id
+    }
+
+    /// Pid of init, as the host sees it.
+    pub fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
+    /// Pidfd of init: readable when it has ended. The caller reaps it (`sys::process`).
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Pid and start time of init.
+    pub fn identity(&self) -> ProcessIdentity {
+        self.identity
+    }
+
+    /// The master of the container's terminal, once.
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        self.console.take()
+    }
+
+    /// What was asked for but could not be done on this host, and is not fatal: for the log.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Where it stands, by a look at the process and its cgroup. A zombie that nobody has reaped is stopped.
+    pub fn status(&self) -> Status {
+        if ended(self.pidfd.as_fd()) {
+            return Status::Stopped;
+        }
+        if self.cgroup.is_frozen().unwrap_or(false) {
+            return Status::Paused;
+        }
+        if self.started { Status::Running } else { Status::Created }
+    }
+
+    /// Runs the program of the spec. The operation fails if it cannot be executed. Once only, and not for a container
+    /// that was made with a [`crate::Gate`].
+    pub fn start(&mut self) -> Result<Starting, Error> {
+        let status = self.status();
+        let (sync, script) = match (status, self.gate.take()) {
+            (Status::Created, Some(gate)) => gate,
+            (status, _) => return Err(Error::State { operation: "start", status: status.as_str() }),
+        };
+        rustix::net::send(&sync, &[1], rustix::net::SendFlags::NOSIGNAL)
+            .map_err(|errno| Error::Wait { source: errno.into() })?;
+        self.started = true;
+        Starting::new(sync, script, self)
+    }
+
+    /// Sends a signal to init. [`Error::Finished`] if it has ended.
+    pub fn kill(&self, signal: i32) -> Result<(), Error> {
+        if ended(self.pidfd.as_fd()) {
+            return Err(Error::Finished);
+        }
+        match sys::process::pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) => Ok(()),
+            Err(Errno::SRCH) => Err(Error::Finished),
+            Err(errno) => Err(Error::host(format!("sending signal {signal}"), errno)),
+        }
+    }
+
+    /// Sends a signal to every process in the container's cgroup. None is no error.
+    pub fn kill_all(&self, signal: i32) -> Result<(), Error> {
+        if signal == libc::SIGKILL {
+            return gone_is_fine(self.cgroup.kill_all()).map_err(|source| self.cgroup_error("killing", source));
+        }
+        for pid in self.pids()? {
+            // A pid read from the cgroup may have been reused by now: the pidfd is opened first, then the cgroup is
+            // asked again.
+            let Ok(pidfd) = sys::process::pidfd_open(pid) else { continue };
+            if self.pids()?.binary_search(&pid).is_ok() {
+                match sys::process::pidfd_send_signal(&pidfd, signal) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(errno) => return Err(Error::host(format!("sending signal {signal} to {pid}"), errno)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts another process in the container.
+    ///
+    /// [`Error::State`] if it is stopped, or paused (the process could not get anywhere).
+    pub fn exec(&self, process: &oci::Process, io: ProcessIo, options: &ExecOptions) -> Result<Execing, Error> {
+        match self.status() {
+            status @ (Status::Stopped | Status::Paused) => {
+                Err(Error::State { operation: "exec in", status: status.as_str() })
+            }
+            Status::Created | Status::Running => Execing::begin(self, process, io, options),
+        }
+    }
+
+    /// Freezes all its processes.
+    pub fn pause(&mut self) -> Result<(), Error> {
+        match self.status() {
+            Status::Running | Status::Created => {
+                self.cgroup.freeze().map_err(|source| self.cgroup_error("freezing", source))
+            }
+            status @ (Status::Paused | Status::Stopped) => {
+                Err(Error::State { operation: "pause", status: status.as_str() })
+            }
+        }
+    }
+
+    /// Thaws them.
+    pub fn resume(&mut self) -> Result<(), Error> {
+        match self.status() {
+            Status::Paused => self.cgroup.thaw().map_err(|source| self.cgroup_error("thawing", source)),
+            status @ (Status::Running | Status::Created | Status::Stopped) => {
+                Err(Error::State { operation: "resume", status: status.as_str() })
+            }
+        }
+    }
+
+    /// Changes limits. Rules for devices replace those of the spec.
+    pub fn update(&mut self, resources: &oci::LinuxResources) -> Result<(), Error> {
+        self.cgroup.apply(resources).map_err(|source| self.cgroup_error("setting the limits of", source))?;
+        match resources.devices() {
+            Some(rules) if !rules.is_empty() => {
+                self.cgroup.apply_devices(rules).map_err(|source| self.cgroup_error("setting the devices of", source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Pids of all its processes, as the host sees them, ascending. None once its cgroup is gone.
+    pub fn pids(&self) -> Result<Vec<u32>, Error> {
+        match self.cgroup.processes() {
+            Ok(pids) => Ok(pids),
+            Err(cgroups::Error::Gone { .. }) => Ok(Vec::new()),
+            Err(source) => Err(self.cgroup_error("listing the processes of", source)),
+        }
+    }
+
+    /// Its cgroup, for statistics and OOM counts.
+    pub fn cgroup(&self) -> &cgroups::Cgroup {
+        &self.cgroup
+    }
+
+    /// Removes what is left: remaining processes, then the cgroup, then poststop hooks run. With `force` a running
+    /// init is killed first; without, that is an [`Error::State`]. Init is not reaped here.
+    pub fn delete(&mut self, force: bool) -> Result<Deleting, Error> {
+        let status = self.status();
+        if status != Status::Stopped && !force {
+            return Err(Error::State { operation: "delete", status: status.as_str() });
+        }
+        if status != Status::Stopped {
+            let _ = self.kill(libc::SIGKILL);
+        }
+        // Processes that joined from outside of the pid namespace, or all of them where there is none.
+        gone_is_fine(self.cgroup.kill_all()).map_err(|source| self.cgroup_error("killing", source))?;
+        if status == Status::Paused {
+            // cgroup v1: a frozen process dies when it is thawed.
+            let _ = self.cgroup.thaw();
+        }
+        Deleting::new(self)
+    }
+
+    /// What [`Container::open`] needs.
+    pub fn state(&self) -> State {
+        State {
+            id: self.remains.id.clone(),
+            bundle: self.remains.bundle.clone(),
+            init: self.identity,
+            started: self.started,
+            cgroup: self.cgroup.path().to_string(),
+        }
+    }
+
+    fn cgroup_error(&self, doing: &str, source: cgroups::Error) -> Error {
+        Error::Cgroup { operation: format!("{doing} cgroup {}", self.cgroup.path()), source }
+    }
+}
+
+fn gone_is_fine(result: cgroups::Result<()>) -> cgroups::Result<()> {
+    match result {
+        Err(cgroups::Error::Gone { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+/// Who a process is.
+pub(crate) fn identity(pid: u32) -> Result<ProcessIdentity, Error> {
+    let found = sys::process::identity(pid).map_err(|errno| Error::host(format!("looking at process {pid}"), errno))?;
+    Ok(ProcessIdentity { pid: found.pid, start_time: found.start_time })
+}
+
+/// Whether the process of a pidfd has ended, reaped or not.
+pub(crate) fn ended(pidfd: BorrowedFd<'_>) -> bool {
+    sys::fs::poll_readable(pidfd, Some(std::time::Duration::ZERO)).unwrap_or(true)
+}
+
+/// Hears how an exec goes: the end of the file means that the program runs.
+pub(crate) fn hear_exec(sync: BorrowedFd<'_>, script: &Script) -> Result<bool, Error> {
+    let mut bytes = [0; RECORD_BYTES];
+    loop {
+        return match rustix::net::recv(sync, &mut bytes, rustix::net::RecvFlags::DONTWAIT) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => Ok(true),
+            Ok((_, length)) => match bytes.get(..length).and_then(Record::from_bytes) {
+                Some(record) => Err(describe::failure(script, record)),
+                None => Err(Error::Wait { source: Errno::PROTO.into() }),
+            },
+            Err(Errno::AGAIN) => Ok(false),
+            Err(Errno::INTR) => continue,
+            Err(errno) => Err(Error::Wait { source: errno.into() }),
+        };
+    }
+}
+
+/// A start under way; finished when the program runs and the poststart hooks have ended.
+///
+/// An error after the program has started (of a poststart hook) leaves it running; the caller decides.
+#[derive(Debug)]
+pub struct Starting {
+    sync: Option<OwnedFd>,
+    script: Script,
+    hooks: Option<HookRunner>,
+    events: Option<OwnedFd>,
+}
+
+impl Starting {
+    fn new(sync: OwnedFd, script: Script, container: &Container) -> Result<Self, Error> {
+        let remains = &container.remains;
+        if remains.poststart.is_empty() {
+            return Ok(Self { sync: Some(sync), script, hooks: None, events: None });
+        }
+        let failed = |errno| Error::host("making an event descriptor", errno);
+        let hooks = HookRunner::new(&remains.poststart, &remains.hook_state.with_status("running"), container.pid())?;
+        let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        epoll::add(&events, &sync, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
+        epoll::add(&events, hooks.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN).map_err(failed)?;
+        Ok(Self { sync: Some(sync), script, hooks: Some(hooks), events: Some(events) })
+    }
+}
+
+impl Operation for Starting {
+    type Output = ();
+
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        match (&self.events, &self.sync) {
+            (Some(events), _) => events.as_fd(),
+            (None, Some(sync)) => sync.as_fd(),
+            (None, None) => rustix::fs::CWD,
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<()>, Error> {
+        if let Some(sync) = &self.sync {
+            if !hear_exec(sync.as_fd(), &self.script)? {
+                return Ok(None);
+            }
+            self.sync = None;
+        }
+        let done = match &mut self.hooks {
+            Some(hooks) => hooks.advance()?,
+            None => true,
+        };
+        Ok(done.then_some(()))
+    }
+}
+
+/// A removal under way.
+#[derive(Debug)]
+pub struct Deleting {
+    cgroup: Option<cgroups::Cgroup>,
+    init: OwnedFd,
+    hooks: Option<HookRunner>,
+    events: OwnedFd,
+}
+
+impl Deleting {
+    fn new(container: &Container) -> Result<Self, Error> {
+        let failed = |errno| Error::host("making an event descriptor", errno);
+        let remains = &container.remains;
+        let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let hooks = if remains.poststop.is_empty() {
+            None
+        } else {
+            let state = remains.hook_state.with_status("stopped");
+            let hooks = HookRunner::new(&remains.poststop, &state, container.pid())?;
+            epoll::add(&events, hooks.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN)
+                .map_err(failed)?;
+            Some(hooks)
+        };
+        let init = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3).map_err(failed)?;
+        epoll::add(&events, &init, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
+        let cgroup = cgroups::Cgroup::open(&container.host.cgroups, container.cgroup.path());
+        let cgroup = match cgroup {
+            Ok(cgroup) => Some(cgroup),
+            Err(cgroups::Error::Gone { .. }) => None,
+            Err(source) => return Err(container.cgroup_error("opening", source)),
+        };
+        Ok(Self { cgroup, init, hooks, events })
+    }
+}
+
+impl Operation for Deleting {
+    type Output = ();
+
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    fn advance(&mut self) -> Result<Option<()>, Error> {
+        if let Some(cgroup) = &self.cgroup {
+            if !ended(self.init.as_fd()) {
+                return Ok(None);
+            }
+            cgroup
+                .delete()
+                .map_err(|source| Error::Cgroup { operation: format!("removing cgroup {}", cgroup.path()), source })?;
+            self.cgroup = None;
+            // Ended for good: it must not wake the caller any more.
+            let _ = epoll::delete(&self.events, &self.init);
+        }
+        let done = match &mut self.hooks {
+            Some(hooks) => hooks.advance()?,
+            None => true,
+        };
+        Ok(done.then_some(()))
+    }
+}

@@ -1,0 +1,394 @@
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
+use sys::clone::Forked;
+
+use crate::assemble::{Assembled, assemble};
+use crate::child::{self, Kind, RECORD_BYTES, Record, Script};
+use crate::container::Remains;
+use crate::hooks::{HookRunner, HookState, state_around_pid};
+use crate::{Container, Error, Gate, HostFeatures, Operation, Plan, ProcessIo, describe};
+
+/// Where the root file system comes from.
+#[derive(Debug)]
+pub enum Rootfs {
+    /// A directory of the host, whatever is mounted there.
+    Path(PathBuf),
+    /// A detached mount; it is attached in the container's mount namespace only.
+    Detached(OwnedFd),
+}
+
+/// Ids to write for a process in a new user namespace, and the cgroup to put it into.
+#[derive(Debug)]
+struct Admission {
+    uid_map: String,
+    gid_map: String,
+    /// Whether the process was born in its cgroup.
+    born_in_cgroup: bool,
+    /// Whether the child waits to be told.
+    awaited: bool,
+}
+
+/// A container in the making. Dropping it before it is finished kills and reaps what exists.
+///
+/// ```text
+/// begin ──▶ [intermediate] ──▶ admission ──▶ (hooks due ──▶ hooks ended) ──▶ ready
+///               └─────────────────┴───────────────┴─ failed, died ─▶ undone
+/// ```
+#[derive(Debug)]
+pub struct Creating {
+    process: Cloned,
+    admission: Option<Admission>,
+    plan: Option<Plan>,
+    cgroup: Option<cgroups::Cgroup>,
+    hooks: Option<HookRunner>,
+    /// Where hooks and the socket can both wake the caller.
+    events: Option<OwnedFd>,
+    hook_state: HookState,
+    host: HostFeatures,
+    gated: bool,
+}
+
+/// A cloned process as its parent sees it while it sets itself up. Dropping it kills and reaps the process.
+#[derive(Debug)]
+pub(crate) struct Cloned {
+    pub(crate) script: Script,
+    pub(crate) sync: Option<OwnedFd>,
+    /// The process of the container; the intermediate one before that is known.
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Option<OwnedFd>,
+    /// The intermediate process, to be reaped.
+    intermediate: Option<OwnedFd>,
+    pub(crate) console: Option<OwnedFd>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What the child said.
+pub(crate) enum Said {
+    /// Nothing yet.
+    Nothing,
+    /// Its process exists now; only with an intermediate one.
+    Forked,
+    /// The hooks are due.
+    HooksDue,
+    /// It is set up.
+    Ready,
+    /// It is gone or has become the program: the socket is closed.
+    Closed,
+}
+
+/// Refuses to clone a process with several threads.
+pub(crate) fn check_threads() -> Result<(), Error> {
+    // The number of links of the task directory is that of the threads plus two: one call, nothing to parse.
+    let found = rustix::fs::stat(c"/proc/self/task").map_err(|errno| Error::host("counting threads", errno))?;
+    if found.st_nlink == 3 { Ok(()) } else { Err(Error::Threads) }
+}
+
+impl Cloned {
+    /// Clones a process that runs `script`.
+    pub(crate) fn start(script: Script, clone_flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Self, Error> {
+        check_threads()?;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| Error::host("making a socket pair", errno))?;
+        // SAFETY: this process has one thread, as just checked; the child runs nothing but the script, which ends in
+        // an exec or _exit.
+        #[expect(unsafe_code, reason = "the one place where a container's process comes to be")]
+        let forked = unsafe { sys::clone::fork(clone_flags, cgroup) };
+        match forked.map_err(|errno| Error::host("cloning the container's process", errno))? {
+            Forked::Child => child::run(&script, theirs.as_fd()),
+            Forked::Parent { pid, pidfd } => {
+                let (pidfd, intermediate) =
+                    if script.fork.is_some() { (None, Some(pidfd)) } else { (Some(pidfd), None) };
+                Ok(Self { script, sync: Some(ours), pid, pidfd, intermediate, console: None, warnings: Vec::new() })
+            }
+        }
+    }
+
+    pub(crate) fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.sync.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes the next message, if there is one.
+    pub(crate) fn listen(&mut self) -> Result<Said, Error> {
+        loop {
+            let Some(sync) = &self.sync else { return Ok(Said::Closed) };
+            let mut bytes = [0; RECORD_BYTES];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let length = match rustix::net::recvmsg(sync, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+                Ok(message) => message.bytes,
+                Err(Errno::AGAIN) => return Ok(Said::Nothing),
+                Err(Errno::INTR) => continue,
+                Err(Errno::CONNRESET) => 0,
+                Err(errno) => return Err(Error::Wait { source: errno.into() }),
+            };
+            if length == 0 {
+                return Ok(Said::Closed);
+            }
+            let descriptor = control.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+                _ => None,
+            });
+            let Some(record) = Record::from_bytes(&bytes[..length]) else {
+                return Err(Error::Wait { source: Errno::PROTO.into() });
+            };
+            match record.kind {
+                Kind::Console => self.console = descriptor,
+                Kind::Warning => {
+                    let stage = describe::step(&self.script, record.step);
+                    let errno = std::io::Error::from_raw_os_error(record.errno);
+                    self.warnings.push(format!("{stage}: {errno}"));
+                }
+                Kind::Forked => return self.adopt(record.value.cast_unsigned()).map(|()| Said::Forked),
+                Kind::HooksDue => return Ok(Said::HooksDue),
+                Kind::Ready => return Ok(Said::Ready),
+                Kind::Failed | Kind::Program | Kind::Exec | Kind::Hook => {
+                    return Err(describe::failure(&self.script, record));
+                }
+            }
+        }
+    }
+
+    /// The intermediate process has made the one that counts, which is our child, and ends.
+    fn adopt(&mut self, pid: u32) -> Result<(), Error> {
+        let pidfd = sys::process::pidfd_open(pid).map_err(|errno| Error::host("opening the new process", errno))?;
+        self.pid = pid;
+        self.pidfd = Some(pidfd);
+        if let Some(intermediate) = self.intermediate.take() {
+            // It exits right after its message: this does not wait for anybody else.
+            sys::process::wait(intermediate.as_fd()).map_err(|errno| Error::Wait { source: errno.into() })?;
+        }
+        Ok(())
+    }
+
+    /// Tells the child to go on.
+    pub(crate) fn tell(&self) -> Result<(), Error> {
+        let Some(sync) = &self.sync else { return Ok(()) };
+        match rustix::net::send(sync, &[1], rustix::net::SendFlags::NOSIGNAL) {
+            // What the child says, or that it is gone, is read next.
+            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(Error::Wait { source: errno.into() }),
+        }
+    }
+}
+
+impl Drop for Cloned {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Creating {
+    /// Makes the cgroup, clones the container's process and lets it set itself up.
+    ///
+    /// With a [`Gate`] the container is started through it, from any process; without, by [`Container::start`].
+    pub fn begin(
+        plan: Plan,
+        host: &HostFeatures,
+        rootfs: Rootfs,
+        io: ProcessIo,
+        gate: Option<Gate>,
+    ) -> Result<Self, Error> {
+        check_threads()?;
+        let guard = CgroupGuard::create(&plan, host)?;
+        let gated = gate.is_some();
+        let Assembled { script, clone_flags } = assemble(&plan, host, rootfs, io, gate, guard.get()?)?;
+        let join = if sys::features().clone_into_cgroup { guard.get()?.join_fd() } else { None };
+        let admission = Admission {
+            uid_map: plan.spaces.uid_map.clone(),
+            gid_map: plan.spaces.gid_map.clone(),
+            born_in_cgroup: join.is_some(),
+            awaited: script.steps.iter().any(|step| matches!(step, child::Step::Await(_))),
+        };
+        let process = Cloned::start(script, clone_flags, join)?;
+        let hook_state = HookState { around_pid: state_around_pid(&plan, "creating"), bundle: plan.bundle.clone() };
+        let mut creating = Self {
+            events: None,
+            admission: Some(admission),
+            cgroup: guard.into_inner(),
+            plan: Some(plan),
+            hooks: None,
+            hook_state,
+            host: host.clone(),
+            gated,
+            process,
+        };
+        creating.watch_hooks()?;
+        if creating.process.pidfd.is_some() {
+            creating.admit()?;
+        }
+        Ok(creating)
+    }
+
+    /// With hooks to come, both they and the socket must be able to wake the caller.
+    fn watch_hooks(&mut self) -> Result<(), Error> {
+        let hooks = self.plan.as_ref().is_some_and(|plan| !plan.hooks.before.is_empty());
+        if let (true, Some(sync)) = (hooks, self.process.poll_fd()) {
+            let failed = |errno| Error::host("making an event descriptor", errno);
+            let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+            epoll::add(&events, sync, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
+            self.events = Some(events);
+        }
+        Ok(())
+    }
+
+    /// Writes what only the parent may write for the new process, and lets it go on.
+    fn admit(&mut self) -> Result<(), Error> {
+        let Some(admission) = self.admission.take() else { return Ok(()) };
+        let pid = self.process.pid;
+        let write = |file: &str, text: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            std::fs::write(&path, text).map_err(|source| Error::host(format!("writing {path}"), source))
+        };
+        if !admission.uid_map.is_empty() {
+            if !rustix::process::geteuid().is_root() {
+                write("setgroups", "deny")?;
+            }
+            write("uid_map", &admission.uid_map)?;
+            write("gid_map", &admission.gid_map)?;
+        }
+        if !admission.born_in_cgroup
+            && let Some(cgroup) = &self.cgroup
+        {
+            cgroup.add_process(pid).map_err(|source| Error::Cgroup {
+                operation: "moving the container's process into its cgroup".to_owned(),
+                source,
+            })?;
+        }
+        if admission.awaited { self.process.tell() } else { Ok(()) }
+    }
+
+    fn start_hooks(&mut self) -> Result<(), Error> {
+        let hooks = self.plan.as_ref().map(|plan| plan.hooks.before.as_slice()).unwrap_or_default();
+        let runner = HookRunner::new(hooks, &self.hook_state, self.process.pid)?;
+        if let Some(events) = &self.events {
+            epoll::add(events, runner.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN)
+                .map_err(|errno| Error::host("watching the hooks", errno))?;
+        }
+        self.hooks = Some(runner);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Container, Error> {
+        let missing = || Error::Wait { source: Errno::INVAL.into() };
+        let plan = self.plan.take().ok_or_else(missing)?;
+        let cgroup = self.cgroup.take().ok_or_else(missing)?;
+        let remains = Remains {
+            id: plan.id,
+            bundle: plan.bundle,
+            spaces: plan.spaces.kinds(),
+            filter: plan.process.filter,
+            capabilities: plan.process.capabilities,
+            limits: plan.process.limits,
+            no_new_privileges: plan.process.no_new_privileges,
+            poststart: plan.hooks.poststart,
+            poststop: plan.hooks.poststop,
+            hook_state: self.hook_state.clone(),
+        };
+        let mut warnings = plan.process.warnings;
+        warnings.append(&mut self.process.warnings);
+        let sync = self.process.sync.take().filter(|_| !self.gated);
+        let pidfd = self.process.pidfd.take().ok_or_else(missing)?;
+        let script = std::mem::replace(&mut self.process.script, Script::empty());
+        Container::created(
+            remains,
+            cgroup,
+            self.host.clone(),
+            (self.process.pid, pidfd),
+            self.process.console.take(),
+            warnings,
+            sync.map(|sync| (sync, script)),
+        )
+    }
+}
+
+impl Operation for Creating {
+    type Output = Container;
+
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        match (&self.events, self.process.poll_fd()) {
+            (Some(events), _) => events.as_fd(),
+            (None, Some(sync)) => sync,
+            // Finished: nothing will happen any more.
+            (None, None) => rustix::fs::CWD,
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<Container>, Error> {
+        loop {
+            if let Some(hooks) = &mut self.hooks {
+                if !hooks.advance()? {
+                    return Ok(None);
+                }
+                self.hooks = None;
+                self.process.tell()?;
+            }
+            match self.process.listen()? {
+                Said::Nothing => return Ok(None),
+                Said::Forked => self.admit()?,
+                Said::HooksDue => self.start_hooks()?,
+                Said::Ready => return self.finish().map(Some),
+                Said::Closed => return Err(Error::Died { during: "its set-up".to_owned() }),
+            }
+        }
+    }
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.cgroup.take() {
+            // The processes first, then the cgroup that they are in.
+            self.process.kill();
+            let _ = cgroup.delete();
+        }
+    }
+}
+
+impl Cloned {
+    fn kill(&mut self) {
+        for pidfd in [self.pidfd.take(), self.intermediate.take()].into_iter().flatten() {
+            let _ = sys::process::pidfd_send_signal(&pidfd, libc::SIGKILL);
+            let _ = sys::process::wait(pidfd.as_fd());
+        }
+    }
+}
+
+/// Removes a new cgroup if what it is for fails.
+struct CgroupGuard(Option<cgroups::Cgroup>);
+
+impl CgroupGuard {
+    fn create(plan: &Plan, host: &HostFeatures) -> Result<Self, Error> {
+        let failed = |operation: &str| {
+            let operation = format!("{operation} cgroup {}", plan.cgroup);
+            move |source| Error::Cgroup { operation, source }
+        };
+        let guard = Self(Some(cgroups::Cgroup::create(&host.cgroups, &plan.cgroup).map_err(failed("making"))?));
+        let cgroup = guard.get()?;
+        cgroup.apply(&plan.resources).map_err(failed("setting the limits of"))?;
+        cgroup.apply_devices(&plan.device_rules).map_err(failed("setting the devices of"))?;
+        Ok(guard)
+    }
+
+    fn get(&self) -> Result<&cgroups::Cgroup, Error> {
+        self.0.as_ref().ok_or_else(|| Error::Wait { source: Errno::INVAL.into() })
+    }
+
+    fn into_inner(mut self) -> Option<cgroups::Cgroup> {
+        self.0.take()
+    }
+}
+
+impl Drop for CgroupGuard {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take() {
+            let _ = cgroup.delete();
+        }
+    }
+}

@@ -1,0 +1,212 @@
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use model::record::ProcessIdentity;
+use rustix::io::Errno;
+use sys::clone::flags;
+
+use crate::child::{Script, Step};
+use crate::container::{ended, hear_exec, identity};
+use crate::create::{Cloned, Said};
+use crate::plan::ProcessPlan;
+use crate::{Container, Error, HostFeatures, Operation, ProcessIo, assemble};
+
+/// What an exec needs besides the process document.
+#[derive(Clone, Debug, Default)]
+pub struct ExecOptions {
+    /// How many descriptors from 3 on stay open in the process.
+    pub preserve_fds: u32,
+    /// Do not give the process a session keyring of its own.
+    pub no_new_keyring: bool,
+}
+
+/// An exec under way. Finished when the program runs. Dropping it before kills what exists.
+///
+/// ```text
+/// begin ──▶ intermediate enters the namespaces ──▶ process, put into the cgroup ──▶ ready ──▶ program runs
+/// ```
+#[derive(Debug)]
+pub struct Execing {
+    process: Cloned,
+    /// Of the container, to tell its end from other failures.
+    init: OwnedFd,
+    cgroup: cgroups::CgroupPath,
+    host: HostFeatures,
+    born_in_cgroup: bool,
+    ready: bool,
+}
+
+/// An additional process of a container, a child of the caller, who reaps it.
+#[derive(Debug)]
+pub struct ExecProcess {
+    /// Pid and start time, as the host sees them.
+    pub identity: ProcessIdentity,
+    /// Readable when it has ended.
+    pub pidfd: OwnedFd,
+    /// The master of its terminal.
+    pub console: Option<OwnedFd>,
+    /// What was asked for but could not be done on this host, and is not fatal.
+    pub warnings: Vec<String>,
+}
+
+impl Execing {
+    pub(crate) fn begin(
+        container: &Container,
+        process: &oci::Process,
+        io: ProcessIo,
+        options: &ExecOptions,
+    ) -> Result<Self, Error> {
+        let remains = &container.remains;
+        let host = &container.host;
+        oci::validate_process("process", process).map_err(|error| Error::invalid("process", error.to_string()))?;
+        let mut plan = ProcessPlan::new("process", process, host, remains.spaces & flags::NEWUSER != 0)?;
+        plan.filter = remains.filter.clone();
+        plan.capabilities = plan.capabilities.or(remains.capabilities);
+        plan.no_new_privileges |= remains.no_new_privileges;
+        plan.preserve_fds = options.preserve_fds;
+        plan.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", remains.id));
+        if plan.limits.is_empty() {
+            plan.limits.clone_from(&remains.limits);
+        }
+        let (stdio, console) = assemble::exec_stdio(io, plan.console_size)?;
+        let mut program = assemble::process(&plan, host, stdio)?;
+        program.at_once = true;
+        let script = Self::script(container, &plan, console.map(Step::Console), program)?;
+        let join = if sys::features().clone_into_cgroup { container.cgroup.join_fd() } else { None };
+        let duplicate = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3)
+            .map_err(|errno| Error::host("copying a pidfd", errno))?;
+        let mut process = Cloned::start(script, 0, join)?;
+        process.warnings = plan.warnings;
+        Ok(Self {
+            process,
+            init: duplicate,
+            cgroup: container.cgroup.path().clone(),
+            host: host.clone(),
+            born_in_cgroup: join.is_some(),
+            ready: false,
+        })
+    }
+
+    fn script(
+        container: &Container,
+        plan: &ProcessPlan,
+        console: Option<Step>,
+        program: crate::child::Process,
+    ) -> Result<Script, Error> {
+        let kinds = container.remains.spaces;
+        // Before the container's mounts are entered: procfs is still the host's.
+        let mut intermediate = Vec::new();
+        if let Some(score) = plan.oom_score {
+            intermediate.push(Step::OomScore(score.to_string().into_bytes()));
+        }
+        intermediate.push(Step::Hide);
+        if sys::features().pidfd {
+            let pidfd = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3)
+                .map_err(|errno| Error::host("copying a pidfd", errno))?;
+            intermediate.push(Step::JoinProcess { pidfd, kinds });
+        } else {
+            intermediate.push(Step::JoinDeferred(open_each(container, kinds)?));
+        }
+        let mut steps = vec![Step::Await(crate::child::Awaited::Admission)];
+        if kinds & flags::NEWUSER != 0 {
+            steps.push(Step::BecomeRoot);
+        }
+        steps.push(Step::NewSession);
+        steps.push(Step::OwnRoot);
+        steps.extend(console);
+        steps.push(Step::Process(Box::new(program)));
+        Ok(Script { intermediate, fork: Some(flags::PARENT), steps, null: None })
+    }
+
+    /// Puts the new process into the container's cgroup and lets it go on.
+    fn admit(&self) -> Result<(), Error> {
+        if !self.born_in_cgroup {
+            let failed = |source| Error::Cgroup {
+                operation: "moving the process into the container's cgroup".to_owned(),
+                source,
+            };
+            let cgroup = cgroups::Cgroup::open(&self.host.cgroups, &self.cgroup).map_err(failed)?;
+            cgroup.add_process(self.process.pid).map_err(failed)?;
+        }
+        self.process.tell()
+    }
+
+    fn finish(&mut self) -> Result<ExecProcess, Error> {
+        let pidfd = self.process.pidfd.take().ok_or(Error::Wait { source: Errno::INVAL.into() })?;
+        Ok(ExecProcess {
+            identity: identity(self.process.pid)?,
+            pidfd,
+            console: self.process.console.take(),
+            warnings: std::mem::take(&mut self.process.warnings),
+        })
+    }
+
+    /// An error that came because the container ended meanwhile is told as that.
+    fn explain(&self, error: Error) -> Error {
+        let program = matches!(error, Error::Program { .. });
+        if !program && ended(self.init.as_fd()) {
+            return Error::State { operation: "exec in", status: "stopped" };
+        }
+        error
+    }
+
+    fn go_on(&mut self) -> Result<Option<ExecProcess>, Error> {
+        loop {
+            if self.ready {
+                let Some(sync) = self.process.poll_fd() else { return self.finish().map(Some) };
+                if !hear_exec(sync, &self.process.script)? {
+                    return Ok(None);
+                }
+                return self.finish().map(Some);
+            }
+            match self.process.listen()? {
+                Said::Nothing => return Ok(None),
+                Said::Forked => self.admit()?,
+                Said::Ready => self.ready = true,
+                Said::HooksDue | Said::Closed => {
+                    return Err(Error::Died { during: "its set-up".to_owned() });
+                }
+            }
+        }
+    }
+}
+
+/// The namespaces of init that differ from ours, one descriptor each.
+fn open_each(container: &Container, kinds: u64) -> Result<Vec<(OwnedFd, u64)>, Error> {
+    const NAMES: [(u64, &str); 8] = [
+        (flags::NEWUSER, "user"),
+        (flags::NEWCGROUP, "cgroup"),
+        (flags::NEWIPC, "ipc"),
+        (flags::NEWUTS, "uts"),
+        (flags::NEWNET, "net"),
+        (flags::NEWPID, "pid"),
+        (flags::NEWTIME, "time"),
+        (flags::NEWNS, "mnt"),
+    ];
+    let mut list = Vec::new();
+    for (kind, name) in NAMES.into_iter().filter(|(kind, _)| kinds & kind != 0) {
+        let path = format!("/proc/{}/ns/{name}", container.pid());
+        let open = rustix::fs::open(
+            &path,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        );
+        list.push((open.map_err(|errno| Error::host(format!("opening {path}"), errno))?, kind));
+    }
+    // A pid that was reused meanwhile would have shown us somebody else's namespaces.
+    if ended(container.pidfd.as_fd()) {
+        return Err(Error::State { operation: "exec in", status: "stopped" });
+    }
+    Ok(list)
+}
+
+impl Operation for Execing {
+    type Output = ExecProcess;
+
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.process.poll_fd().unwrap_or(rustix::fs::CWD)
+    }
+
+    fn advance(&mut self) -> Result<Option<ExecProcess>, Error> {
+        self.go_on().map_err(|error| self.explain(error))
+    }
+}

@@ -1,0 +1,52 @@
+use std::os::unix::fs::MetadataExt as _;
+
+use crate::Error;
+
+/// What this host offers, probed once per process.
+#[derive(Clone, Debug)]
+pub struct HostFeatures {
+    /// The cgroup hierarchies.
+    pub cgroups: cgroups::Host,
+    /// Capabilities that this process can give away, as a bit mask.
+    pub(crate) capabilities: u64,
+    /// How many capabilities the kernel knows.
+    pub(crate) capabilities_known: u32,
+    /// Whether device nodes may be made: the initial user namespace and CAP_MKNOD.
+    pub(crate) device_nodes: bool,
+    /// Whether there is a `/proc/kcore` to link to.
+    pub(crate) kcore: bool,
+    /// The number above the highest descriptor that may be open.
+    pub(crate) descriptor_limit: u32,
+    /// Device and inode of the running program.
+    pub(crate) own_program: (u64, u64),
+}
+
+const MKNOD: u32 = 27;
+
+impl HostFeatures {
+    /// Probes the host. Cheap; call it once.
+    pub fn detect() -> Result<Self, Error> {
+        let cgroups = cgroups::Host::detect()
+            .map_err(|source| Error::Cgroup { operation: "finding the cgroup hierarchies".to_owned(), source })?;
+        let sets = sys::caps::get().map_err(|errno| Error::host("reading the capabilities of this process", errno))?;
+        let (bounding, capabilities_known) = sys::caps::bounding();
+        let program = std::fs::metadata("/proc/self/exe")
+            .map_err(|source| Error::host("looking at the running program", source))?;
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        Ok(Self {
+            cgroups,
+            capabilities: sets.permitted & bounding,
+            capabilities_known,
+            device_nodes: sets.effective & (1 << MKNOD) != 0 && is_initial(&map),
+            kcore: std::path::Path::new("/proc/kcore").exists(),
+            descriptor_limit: limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(1 << 20).min(1 << 20),
+            own_program: (program.dev(), program.ino()),
+        })
+    }
+}
+
+/// Whether a uid map is that of the initial user namespace: every id as it is.
+fn is_initial(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}

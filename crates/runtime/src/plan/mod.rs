@@ -1,0 +1,191 @@
+//! From a specification to everything that is known before anything is done.
+
+mod mounts;
+mod process;
+mod resources;
+mod spaces;
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci::runtime::{Hook, LinuxDeviceCgroup, LinuxResources};
+use sys::clone::flags;
+
+use crate::{Error, HostFeatures};
+pub(crate) use mounts::{DevicePlan, MountKind, MountPlan, fold_path, is_namespaced};
+pub(crate) use process::ProcessPlan;
+pub(crate) use spaces::Spaces;
+
+/// What a plan needs besides the specification.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// The container's id.
+    pub id: String,
+    /// The bundle: relative paths of the spec are relative to it. Absolute.
+    pub bundle: PathBuf,
+    /// Replace the root by moving a mount instead of `pivot_root` (for a root on an initramfs).
+    pub no_pivot: bool,
+    /// Do not give the container a session keyring of its own.
+    pub no_new_keyring: bool,
+    /// Where the container's cgroup goes when the spec has no `linux.cgroupsPath`; `/gantry/<id>` when empty.
+    pub default_cgroup: String,
+    /// How many descriptors from 3 on stay open in the container's process.
+    pub preserve_fds: u32,
+}
+
+/// How a created container is told to start when the starter is another process than the creator: two FIFOs, both
+/// opened for reading and writing. Without a gate the creator keeps a socket to the container's process.
+#[derive(Debug)]
+pub struct Gate {
+    /// One byte here starts the program.
+    pub start: OwnedFd,
+    /// Errors of the exec come out here; end of file means that the program runs.
+    pub report: OwnedFd,
+}
+
+/// Everything that is known before anything is done.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) oci_version: String,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) spaces: Spaces,
+    pub(crate) hostname: Option<Vec<u8>>,
+    pub(crate) domainname: Option<Vec<u8>>,
+    pub(crate) root_path: PathBuf,
+    pub(crate) root_read_only: bool,
+    /// `MS_SHARED` and its kin, with `MS_REC`; 0: not asked for.
+    pub(crate) root_propagation: u64,
+    pub(crate) no_pivot: bool,
+    pub(crate) mounts: Vec<MountPlan>,
+    /// Whether `/dev` is ours to fill.
+    pub(crate) fill_dev: bool,
+    pub(crate) devices: Vec<DevicePlan>,
+    pub(crate) masked_paths: Vec<CString>,
+    pub(crate) read_only_paths: Vec<CString>,
+    pub(crate) sysctls: Vec<(CString, Vec<u8>)>,
+    pub(crate) hooks: Hooks,
+    pub(crate) process: ProcessPlan,
+    pub(crate) cgroup: cgroups::CgroupPath,
+    pub(crate) resources: LinuxResources,
+    pub(crate) device_rules: Vec<LinuxDeviceCgroup>,
+}
+
+/// The hooks of a specification, by the side that runs them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hooks {
+    /// `prestart`, then `createRuntime`.
+    pub(crate) before: Vec<(&'static str, Hook)>,
+    pub(crate) create_container: Vec<Hook>,
+    pub(crate) start_container: Vec<Hook>,
+    pub(crate) poststart: Vec<(&'static str, Hook)>,
+    pub(crate) poststop: Vec<(&'static str, Hook)>,
+}
+
+impl Plan {
+    /// Works out what to do: a function of its arguments, which asks the host nothing.
+    pub fn new(spec: &oci::Spec, host: &HostFeatures, options: &PlanOptions) -> Result<Self, Error> {
+        oci::validate_spec(spec).map_err(|error| Error::invalid("config.json", error.to_string()))?;
+        refuse_unsupported(spec)?;
+        let linux = spec.linux().as_ref();
+        let spaces = Spaces::new(linux)?;
+        for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+            if name.as_ref().is_some_and(|name| !name.is_empty()) && !spaces.has(flags::NEWUTS) {
+                return Err(Error::invalid(field, "unable to set it without a private UTS namespace"));
+            }
+        }
+        let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is required"))?;
+        let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is required"))?;
+        let in_user_space = spaces.has(flags::NEWUSER);
+        let mut process = ProcessPlan::new("process", process, host, in_user_space)?;
+        process.filter =
+            linux.and_then(|linux| linux.seccomp().as_ref()).map(crate::seccomp::compile).transpose()?.flatten();
+        process.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", options.id));
+        process.preserve_fds = options.preserve_fds;
+        let mounts = mounts::plan(spec, &options.bundle)?;
+        let fill_dev = !mounts.iter().any(|mount| mount.target.as_bytes() == b"dev" && mount.is_bind());
+        let relative = |list: &Option<Vec<String>>| {
+            list.iter().flatten().map(|path| fold_path(Path::new(path))).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            id: options.id.clone(),
+            bundle: options.bundle.clone(),
+            oci_version: spec.version().clone(),
+            annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            hostname: spec.hostname().as_ref().filter(|n| !n.is_empty()).map(|n| n.clone().into_bytes()),
+            domainname: spec.domainname().as_ref().filter(|n| !n.is_empty()).map(|n| n.clone().into_bytes()),
+            root_path: options.bundle.join(root.path()),
+            root_read_only: root.readonly().unwrap_or(false),
+            root_propagation: mounts::root_propagation(linux.and_then(|l| l.rootfs_propagation().as_deref()))?,
+            no_pivot: options.no_pivot,
+            fill_dev,
+            devices: mounts::devices(linux)?,
+            masked_paths: linux.map(|l| relative(l.masked_paths())).transpose()?.unwrap_or_default(),
+            read_only_paths: linux.map(|l| relative(l.readonly_paths())).transpose()?.unwrap_or_default(),
+            sysctls: spaces::sysctls(linux, &spaces)?,
+            hooks: Hooks::new(spec),
+            cgroup: resources::cgroup_path(linux, options)?,
+            resources: linux.and_then(|linux| linux.resources().clone()).unwrap_or_default(),
+            device_rules: resources::device_rules(linux)?,
+            mounts,
+            spaces,
+            process,
+        })
+    }
+
+    /// Whether the process of the spec wants a terminal.
+    pub fn terminal(&self) -> bool {
+        self.process.terminal
+    }
+
+    /// Where the specification says that the root file system is; absolute.
+    pub fn root_path(&self) -> &Path {
+        &self.root_path
+    }
+
+    /// Whether a root file system may be handed over as a detached mount that the host never sees: no hook looks at
+    /// it from the host's side.
+    pub fn detached_root_suffices(&self) -> bool {
+        self.hooks.before.is_empty() && self.hooks.poststart.is_empty() && self.hooks.poststop.is_empty()
+    }
+}
+
+impl Hooks {
+    fn new(spec: &oci::Spec) -> Self {
+        let Some(hooks) = spec.hooks() else { return Self::default() };
+        let named = |kind, list: &Option<Vec<Hook>>| {
+            list.iter().flatten().map(move |hook| (kind, hook.clone())).collect::<Vec<_>>()
+        };
+        let mut before = named("prestart", hooks.prestart());
+        before.extend(named("createRuntime", hooks.create_runtime()));
+        Self {
+            before,
+            create_container: hooks.create_container().clone().unwrap_or_default(),
+            start_container: hooks.start_container().clone().unwrap_or_default(),
+            poststart: named("poststart", hooks.poststart()),
+            poststop: named("poststop", hooks.poststop()),
+        }
+    }
+}
+
+/// Fields that mean something and are not honoured. None is ignored silently.
+fn refuse_unsupported(spec: &oci::Spec) -> Result<(), Error> {
+    let refuse = |wanted: bool, field: &str, reason: &str| {
+        if wanted { Err(Error::unsupported(field, reason)) } else { Ok(()) }
+    };
+    refuse(spec.vm().is_some(), "vm", "virtual machines are not supported")?;
+    refuse(spec.windows().is_some(), "windows", "this is Linux")?;
+    refuse(spec.solaris().is_some(), "solaris", "this is Linux")?;
+    refuse(spec.zos().is_some(), "zos", "this is Linux")?;
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
+    refuse(devices, "linux.netDevices", "moving network devices is not supported")?;
+    refuse(linux.intel_rdt().is_some(), "linux.intelRdt", "resource control is not supported")?;
+    refuse(linux.memory_policy().is_some(), "linux.memoryPolicy", "memory policies are not supported")?;
+    refuse(linux.personality().is_some(), "linux.personality", "execution domains are not supported")?;
+    let label = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
+    refuse(label, "linux.mountLabel", "SELinux is not supported")
+}

@@ -1,0 +1,175 @@
+//! Namespaces, id maps, time offsets and sysctls.
+
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use oci::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use sys::clone::flags;
+
+use crate::Error;
+
+/// The namespaces of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spaces {
+    /// `CLONE_NEW*` of those to make.
+    pub(crate) new: u64,
+    /// Those to join: kind and path.
+    pub(crate) joined: Vec<(u64, PathBuf)>,
+    /// Content of `uid_map`.
+    pub(crate) uid_map: String,
+    /// Content of `gid_map`.
+    pub(crate) gid_map: String,
+    /// Content of `timens_offsets`.
+    pub(crate) time_offsets: String,
+}
+
+/// The `CLONE_NEW*` flag of a namespace type.
+fn flag(kind: LinuxNamespaceType) -> u64 {
+    match kind {
+        LinuxNamespaceType::Mount => flags::NEWNS,
+        LinuxNamespaceType::Cgroup => flags::NEWCGROUP,
+        LinuxNamespaceType::Uts => flags::NEWUTS,
+        LinuxNamespaceType::Ipc => flags::NEWIPC,
+        LinuxNamespaceType::User => flags::NEWUSER,
+        LinuxNamespaceType::Pid => flags::NEWPID,
+        LinuxNamespaceType::Network => flags::NEWNET,
+        LinuxNamespaceType::Time => flags::NEWTIME,
+    }
+}
+
+impl Spaces {
+    pub(crate) fn new(linux: Option<&Linux>) -> Result<Self, Error> {
+        let mut spaces = Self::default();
+        for namespace in linux.into_iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
+            let kind = flag(namespace.typ());
+            match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+                None => spaces.new |= kind,
+                Some(path) if !path.is_absolute() => {
+                    return Err(Error::invalid("linux.namespaces", format!("{} is not absolute", path.display())));
+                }
+                Some(_) if kind == flags::NEWNS => {
+                    return Err(Error::unsupported(
+                        "linux.namespaces",
+                        "joining a mount namespace by path is not supported",
+                    ));
+                }
+                Some(path) => spaces.joined.push((kind, path.clone())),
+            }
+        }
+        if spaces.new & flags::NEWNS == 0 {
+            return Err(Error::unsupported(
+                "linux.namespaces",
+                "a container without a mount namespace is not supported",
+            ));
+        }
+        let Some(linux) = linux else { return Ok(spaces) };
+        if spaces.new & flags::NEWUSER != 0 {
+            spaces.uid_map = map_text("linux.uidMappings", linux.uid_mappings())?;
+            spaces.gid_map = map_text("linux.gidMappings", linux.gid_mappings())?;
+        }
+        spaces.time_offsets = offsets(linux, &spaces)?;
+        Ok(spaces)
+    }
+
+    /// Whether the container has a namespace of this kind that is not the runtime's.
+    pub(crate) fn has(&self, kind: u64) -> bool {
+        self.new & kind != 0 || self.joins(kind)
+    }
+
+    pub(crate) fn joins(&self, kind: u64) -> bool {
+        self.joined.iter().any(|(joined, _)| *joined == kind)
+    }
+
+    /// All kinds, for an exec to enter.
+    pub(crate) fn kinds(&self) -> u64 {
+        self.joined.iter().fold(self.new, |kinds, (kind, _)| kinds | kind)
+    }
+
+    /// Whether a process in between is needed: only descendants can be in a joined pid namespace; a joined user
+    /// namespace must be entered before the new namespaces are made, for it to own them; and namespaces of somebody
+    /// else must be joined before a new user namespace takes the right away.
+    pub(crate) fn needs_intermediate(&self) -> bool {
+        self.joins(flags::NEWPID)
+            || self.joins(flags::NEWUSER)
+            || (self.new & flags::NEWUSER != 0 && !self.joined.is_empty())
+    }
+}
+
+fn map_text(field: &str, mappings: &Option<Vec<LinuxIdMapping>>) -> Result<String, Error> {
+    let mut text = String::new();
+    for mapping in mappings.iter().flatten() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {} {}", mapping.container_id(), mapping.host_id(), mapping.size());
+    }
+    if text.is_empty() {
+        return Err(Error::invalid(field, "a new user namespace needs mappings"));
+    }
+    if text.len() >= 4096 {
+        return Err(Error::invalid(field, "is longer than the kernel takes"));
+    }
+    Ok(text)
+}
+
+fn offsets(linux: &Linux, spaces: &Spaces) -> Result<String, Error> {
+    let mut text = String::new();
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            return Err(Error::invalid("linux.timeOffsets", format!("{clock:?} is no clock of a time namespace")));
+        }
+        let _ = writeln!(text, "{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+    }
+    if !text.is_empty() && spaces.new & flags::NEWTIME == 0 {
+        return Err(Error::invalid("linux.timeOffsets", "needs a new time namespace"));
+    }
+    Ok(text)
+}
+
+/// The files below `/proc/sys` to write. Only what belongs to a namespace of the container may be set: anything else
+/// would change the host.
+pub(crate) fn sysctls(linux: Option<&Linux>, spaces: &Spaces) -> Result<Vec<(CString, Vec<u8>)>, Error> {
+    let mut list = Vec::new();
+    for (key, value) in linux.into_iter().flat_map(|linux| linux.sysctl().iter().flatten()) {
+        let path = key.replace('.', "/");
+        let well_formed = !path.is_empty()
+            && path.split('/').all(|name| {
+                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+            });
+        if !well_formed {
+            return Err(Error::invalid("linux.sysctl", format!("{key:?} is no name of a sysctl")));
+        }
+        let needed = owner(&path)
+            .ok_or_else(|| Error::invalid("linux.sysctl", format!("{key:?} is not in a separate kernel namespace")))?;
+        if !spaces.has(needed) {
+            return Err(Error::invalid(
+                "linux.sysctl",
+                format!("{key:?} is not allowed without the private namespace that it belongs to"),
+            ));
+        }
+        let path = Path::new("/proc/sys").join(path);
+        let path = CString::new(path.into_os_string().into_encoded_bytes())
+            .map_err(|_| Error::invalid("linux.sysctl", "must not contain a NUL byte"))?;
+        list.push((path, value.clone().into_bytes()));
+    }
+    list.sort();
+    Ok(list)
+}
+
+/// The namespace that a sysctl belongs to.
+fn owner(path: &str) -> Option<u64> {
+    const IPC: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    if path.starts_with("net/") {
+        return Some(flags::NEWNET);
+    }
+    if path.starts_with("fs/mqueue/") {
+        return Some(flags::NEWIPC);
+    }
+    if path.starts_with("user/") {
+        return Some(flags::NEWUSER);
+    }
+    match path.strip_prefix("kernel/") {
+        Some("domainname" | "hostname") => Some(flags::NEWUTS),
+        Some(name) if IPC.contains(&name) => Some(flags::NEWIPC),
+        _ => None,
+    }
+}
