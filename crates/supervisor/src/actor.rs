@@ -453,8 +453,9 @@ impl Actor {
             }
         };
         let exit = self.last_exits(exit);
-        self.publish(Report::Delete { exit });
-        self.context.registry.remove(&self.task.namespace, &self.task.id);
+        self.context.registry.remove_after(&self.task.namespace, &self.task.id, || {
+            self.publish(Report::Delete { exit });
+        });
         reply(answer, Ok(exit));
         true
     }

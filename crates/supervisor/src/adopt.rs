@@ -19,7 +19,9 @@ use std::time::Duration;
 use events::{Entry, Journal};
 use model::Timestamp;
 use model::record::{ProcessIdentity, Status};
+use tokio::sync::mpsc;
 
+use crate::actor::MAILBOX;
 use crate::bundle::{self, Layout};
 use crate::manager::{Context, install};
 use crate::pidfd::Pidfd;
@@ -27,7 +29,7 @@ use crate::published::{Published, Told};
 use crate::records::{self, Found, Records};
 use crate::report::Report;
 use crate::shim::ShimClient;
-use crate::task::{Exit, Process, State};
+use crate::task::{Exit, Process, State, Task};
 use crate::{Error, launch, remove};
 
 /// How long adoption waits for shims without a task to end; after that they are ended in the background.
@@ -217,7 +219,8 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
         ShimClient::new(namespace.clone(), id.clone(), context.layout.socket(&namespace, &id), context.config.timeouts);
     let watch = |pid, pidfd: Option<OwnedFd>| pidfd.map(|pidfd| Pidfd::new(pid, pidfd)).transpose();
     let (shim, init) = (watch(task.shim.pid, shim)?, watch(pid, init)?);
-    install(context, (namespace, id), bundle, program, client, shim, init, state, true);
+    let (mailbox, commands) = mpsc::channel(MAILBOX);
+    install(context, Task::new((namespace, id), bundle, program, client, init, mailbox, state), shim, commands);
     Ok(live)
 }
 
@@ -251,9 +254,9 @@ async fn end_leaked(context: Arc<Context>, entry: bundle::Entry) {
     let (shared, names) = (Arc::clone(&context), (namespace.clone(), id.clone()));
     let cleaned = blocking(move || {
         let bundle = shared.layout.bundle(&names.0, &names.1);
-        let shim = &shared.config.shim;
-        launch::delete(&shared.config, &names.0, &names.1, shim, &bundle, shared.config.timeouts.request)
-            .and(shared.layout.remove(&names.0, &names.1))
+        let limit = shared.config.timeouts.request;
+        let deleted = launch::delete(&shared.config, &names.0, &names.1, &shared.config.shim, &bundle, limit);
+        shared.layout.remove(&names.0, &names.1).and(deleted)
     });
     if let Err(error) = cleaned.await {
         tracing::warn!(namespace, id, error = %model::render(&error), "an unfinished task cannot be removed");

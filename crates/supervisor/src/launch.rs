@@ -76,6 +76,8 @@ fn start(
     let socket = layout.socket(namespace, id);
     let listener =
         listen(&socket).map_err(|source| Error::Launch { operation: "listen on", path: socket.clone(), source })?;
+    // Connected before there is a shim: the backlog of the socket holds the connection until one accepts it.
+    let stream = connect(&socket).map_err(|source| Error::Launch { operation: "connect to", path: socket, source })?;
     let log = bundle.join(LOG);
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&log).map_err(|source| Error::Launch {
         operation: "open",
@@ -89,14 +91,7 @@ fn start(
         .fd(3, OwnedFd::from(listener))
         .spawn()
         .map_err(|errno| Error::Launch { operation: "execute", path: shim.to_owned(), source: errno.into() })?;
-    // The backlog of the socket holds the connection until the shim accepts it.
-    match connect(&socket) {
-        Ok(stream) => Ok((child, stream)),
-        Err(source) => {
-            end(&child);
-            Err(Error::Launch { operation: "connect to", path: socket, source })
-        }
-    }
+    Ok((child, stream))
 }
 
 /// Runs `<shim> delete` for a shim that died: it kills what is left of the container and undoes its mounts and cgroup.

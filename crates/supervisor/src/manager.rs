@@ -82,13 +82,22 @@ impl Registry {
         Ok(())
     }
 
-    pub(crate) fn insert(&self, task: Arc<Task>) {
-        self.slots().entry(task.namespace.clone()).or_default().insert(task.id.clone(), Slot::Task(task));
+    /// Shows a task, and runs `publish` before anybody can see it.
+    fn insert(&self, task: Arc<Task>, publish: impl FnOnce()) {
+        let mut slots = self.slots();
+        publish();
+        slots.entry(task.namespace.clone()).or_default().insert(task.id.clone(), Slot::Task(task));
     }
 
     /// Releases a name.
     pub(crate) fn remove(&self, namespace: &str, id: &str) {
+        self.remove_after(namespace, id, || ());
+    }
+
+    /// Runs `publish` and releases a name, before anybody can take it again.
+    pub(crate) fn remove_after(&self, namespace: &str, id: &str, publish: impl FnOnce()) {
         let mut slots = self.slots();
+        publish();
         if let Some(tasks) = slots.get_mut(namespace) {
             tasks.remove(id);
             if tasks.is_empty() {
@@ -416,16 +425,15 @@ async fn create(context: &Arc<Context>, namespace: &str, request: CreateTask) ->
         execs: BTreeMap::new(),
         exit_event: None,
     };
-    let report = Report::Create {
-        bundle: bundle_text,
-        rootfs: request.rootfs,
-        stdio: request.stdio,
-        checkpoint: request.checkpoint,
-        pid,
-    };
-    context.publish(namespace, &request.id, report);
-    let names = (namespace.to_owned(), request.id);
-    install(context, names, bundle, program, client, Some(shim), init, state, false);
+    let (mailbox, commands) = mpsc::channel(MAILBOX);
+    let id = request.id;
+    let names = (namespace.to_owned(), id.clone());
+    let task = Arc::new(Task::new(names, bundle, program, client, init, mailbox, state));
+    let CreateTask { rootfs, stdio, checkpoint, .. } = request;
+    context.registry.insert(Arc::clone(&task), || {
+        context.publish(namespace, &id, Report::Create { bundle: bundle_text, rootfs, stdio, checkpoint, pid });
+    });
+    tokio::spawn(Actor::new(Arc::clone(context), task, Some(shim), commands, false).run());
     Ok(pid)
 }
 
@@ -439,21 +447,9 @@ async fn ask(client: &ShimClient, shim: &Pidfd, bundle: &str, request: &CreateTa
     }
 }
 
-/// Puts a task in its place and sets its actor going.
-#[expect(clippy::too_many_arguments, reason = "the parts of a task come from two sources, creation and adoption")]
-pub(crate) fn install(
-    context: &Arc<Context>,
-    (namespace, id): (String, String),
-    bundle: std::path::PathBuf,
-    program: std::path::PathBuf,
-    shim: ShimClient,
-    shim_process: Option<Pidfd>,
-    init: Option<Pidfd>,
-    state: State,
-    adopted: bool,
-) {
-    let (mailbox, commands) = mpsc::channel(MAILBOX);
-    let task = Arc::new(Task { namespace, id, bundle, program, shim, init, mailbox, state: Mutex::new(state) });
-    context.registry.insert(Arc::clone(&task));
-    tokio::spawn(Actor::new(Arc::clone(context), task, shim_process, commands, adopted).run());
+/// Puts an adopted task in its place and sets its actor going.
+pub(crate) fn install(context: &Arc<Context>, task: Task, shim: Option<Pidfd>, commands: mpsc::Receiver<Command>) {
+    let task = Arc::new(task);
+    context.registry.insert(Arc::clone(&task), || ());
+    tokio::spawn(Actor::new(Arc::clone(context), task, shim, commands, true).run());
 }

@@ -97,7 +97,7 @@ pub(crate) struct Task {
     /// The container's first process, if it was there when the task was made or adopted.
     pub(crate) init: Option<Pidfd>,
     pub(crate) mailbox: mpsc::Sender<Command>,
-    pub(crate) state: Mutex<State>,
+    state: Mutex<State>,
 }
 
 /// What changes.
@@ -166,6 +166,19 @@ impl State {
 }
 
 impl Task {
+    /// A task of `(namespace, id)`.
+    pub(crate) fn new(
+        (namespace, id): (String, String),
+        bundle: PathBuf,
+        program: PathBuf,
+        shim: ShimClient,
+        init: Option<Pidfd>,
+        mailbox: mpsc::Sender<Command>,
+        state: State,
+    ) -> Self {
+        Self { namespace, id, bundle, program, shim, init, mailbox, state: Mutex::new(state) }
+    }
+
     /// The state, for a moment: never held across an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
