@@ -1,0 +1,158 @@
+use std::path::PathBuf;
+
+use archive::ApplyOptions;
+use model::Mount;
+
+use crate::Error;
+
+/// The directory behind a snapshot's mounts, and how a layer is written there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The upper directory of an overlay over `lowers`, nearest first: removals become overlayfs's marks.
+    Upper {
+        /// The upper directory.
+        dir: PathBuf,
+        /// The directories below it.
+        lowers: Vec<PathBuf>,
+    },
+    /// A directory that holds all files itself: removals are removals.
+    InPlace(PathBuf),
+}
+
+impl Target {
+    /// Finds the directory behind the mounts of an active snapshot. UNIMPLEMENTED for mounts that would have to be made.
+    pub fn of(mounts: &[Mount]) -> Result<Self, Error> {
+        let [mount] = mounts else {
+            return Err(if mounts.is_empty() {
+                Error::NoMounts
+            } else {
+                Error::Unsupported(format!("{} mounts at once", mounts.len()))
+            });
+        };
+        if !mount.target.is_empty() && mount.target != "/" {
+            return Err(Error::Unsupported("a mount below the root".to_owned()));
+        }
+        match mount.kind.as_str() {
+            "overlay" => overlay(mount),
+            "bind" | "rbind" => bind(mount),
+            // fstab's way to say it.
+            "" | "none" if mount.options.iter().any(|option| option == "bind" || option == "rbind") => bind(mount),
+            other => Err(Error::Unsupported(format!("a mount of type {:?}", head(other)))),
+        }
+    }
+
+    /// The directory to write to.
+    pub fn dir(&self) -> &std::path::Path {
+        match self {
+            Self::Upper { dir, .. } | Self::InPlace(dir) => dir,
+        }
+    }
+
+    pub(crate) fn options(&self) -> ApplyOptions {
+        match self {
+            Self::Upper { lowers, .. } => ApplyOptions::upper(lowers.clone()),
+            Self::InPlace(_) => ApplyOptions::in_place(),
+        }
+    }
+}
+
+fn overlay(mount: &Mount) -> Result<Target, Error> {
+    let (mut upper, mut lowers) = (None, Vec::new());
+    for option in &mount.options {
+        match option.split_once('=') {
+            Some(("upperdir", dir)) => upper = Some(absolute(mount, dir.to_owned())?),
+            Some(("lowerdir", dirs)) => {
+                for dir in split_lower(dirs) {
+                    lowers.push(absolute(mount, dir)?);
+                }
+            }
+            // Marks of the user form would have to be written, which nobody asked for yet.
+            None if option == "userxattr" => return Err(Error::Unsupported("an overlay with userxattr".to_owned())),
+            None if option == "ro" => return Err(Error::ReadOnly),
+            _ => {}
+        }
+    }
+    match upper {
+        Some(dir) => Ok(Target::Upper { dir, lowers }),
+        None => Err(Error::ReadOnly),
+    }
+}
+
+fn bind(mount: &Mount) -> Result<Target, Error> {
+    if mount.options.iter().any(|option| option == "ro") {
+        return Err(Error::ReadOnly);
+    }
+    Ok(Target::InPlace(absolute(mount, mount.source.clone())?))
+}
+
+fn absolute(mount: &Mount, path: String) -> Result<PathBuf, Error> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(Error::BadMount { kind: head(&mount.kind), reason: "its directories must be absolute paths" })
+}
+
+/// The directories of a `lowerdir` option: separated by colons, where a backslash takes a character's meaning.
+fn split_lower(dirs: &str) -> Vec<String> {
+    let mut found = vec![String::new()];
+    let mut characters = dirs.chars();
+    while let Some(character) = characters.next() {
+        match (character, found.last_mut()) {
+            (':', _) => found.push(String::new()),
+            ('\\', Some(last)) => last.extend(characters.next()),
+            (other, Some(last)) => last.push(other),
+            (_, None) => {}
+        }
+    }
+    found
+}
+
+fn head(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Code, Coded as _};
+
+    fn mount(kind: &str, source: &str, options: &[&str]) -> Mount {
+        Mount {
+            kind: kind.to_owned(),
+            source: source.to_owned(),
+            target: String::new(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn targets() {
+        let upper = |lowers: &[&str]| Target::Upper {
+            dir: "/s/2/fs".into(),
+            lowers: lowers.iter().map(PathBuf::from).collect(),
+        };
+        let layers = ["workdir=/s/2/work", "upperdir=/s/2/fs", "lowerdir=/s/1/fs:/s/0/fs", "index=off"];
+        for (mounts, want) in [
+            (vec![mount("overlay", "overlay", &layers)], Ok(upper(&["/s/1/fs", "/s/0/fs"]))),
+            (
+                vec![mount("overlay", "overlay", &["upperdir=/s/2/fs", r"lowerdir=/a\:b:/c\\d"])],
+                Ok(upper(&["/a:b", r"/c\d"])),
+            ),
+            (vec![mount("bind", "/s/1/fs", &["rw", "rbind"])], Ok(Target::InPlace("/s/1/fs".into()))),
+            (vec![mount("", "/s/1/fs", &["rbind"])], Ok(Target::InPlace("/s/1/fs".into()))),
+            (vec![mount("bind", "/s/1/fs", &["ro", "rbind"])], Err(Code::FailedPrecondition)),
+            (vec![mount("overlay", "overlay", &["lowerdir=/a:/b"])], Err(Code::FailedPrecondition)),
+            (vec![mount("overlay", "overlay", &["upperdir=a", "lowerdir=/b"])], Err(Code::InvalidArgument)),
+            (vec![mount("overlay", "overlay", &["upperdir=/a", "lowerdir=/b:"])], Err(Code::InvalidArgument)),
+            (vec![mount("bind", "", &["rw"])], Err(Code::InvalidArgument)),
+            (vec![mount("", "", &[])], Err(Code::Unimplemented)),
+            (vec![mount("ext4", "/dev/sda", &[])], Err(Code::Unimplemented)),
+            (vec![mount("bind", "/a", &[]), mount("bind", "/b", &[])], Err(Code::Unimplemented)),
+            (vec![Mount { target: "/sub".to_owned(), ..mount("bind", "/a", &[]) }], Err(Code::Unimplemented)),
+            (vec![], Err(Code::InvalidArgument)),
+        ] {
+            assert_eq!(Target::of(&mounts).map_err(|error| error.code()), want, "{mounts:?}");
+        }
+    }
+}
