@@ -1,0 +1,215 @@
+//! A run of the collector.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use model::{Code, Coded, Digest, Namespace, Timestamp};
+use snapshots::records;
+use store::{Durability, View};
+
+use super::control::Work;
+use super::graph::{Garbage, Graph};
+use crate::db::{Inner, Tx, namespaces, rows};
+use crate::encoding::{IngestRecord, decode};
+use crate::guard::Held;
+use crate::keys::{self, Table};
+use crate::{Error, payload, writer};
+
+impl Inner {
+    /// Waits for a run that began after this call.
+    pub(crate) fn collect_and_wait(&self) -> Result<(), Error> {
+        let ticket = self.runs.ticket();
+        let mut last = self.runs.lock();
+        // A run that began after the ticket was drawn has ended by now: it has served us as well.
+        if last.number > ticket {
+            return last.failed.clone().map_or(Ok(()), |text| Err(Error::Collect(text)));
+        }
+        self.run(&mut last)
+    }
+
+    /// One run, if the lock on runs is ours.
+    fn run(&self, last: &mut super::worker::LastRun) -> Result<(), Error> {
+        last.number = self.runs.begin();
+        let started = Instant::now();
+        let mut work = self.gc.begin();
+        let result = self.sweep(&mut work).and_then(|()| self.remove_unreferenced(&mut work));
+        self.gc.end(started, work, result.is_err());
+        last.failed = result.as_ref().err().map(|error| model::render(error));
+        result
+    }
+
+    /// A run for the worker; what failed is tried again.
+    pub(super) fn collect(&self) {
+        let mut last = self.runs.lock();
+        let _ = self.run(&mut last);
+    }
+
+    /// Removes the records of garbage and adds what was theirs to `work`.
+    fn sweep(&self, work: &mut Work) -> Result<(), Error> {
+        let found = self.store.read(|view| self.garbage(view, Timestamp::now()))?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        // Leases that have expired cost no flush: they would expire again.
+        let only_leases = found.iter().all(|(_, garbage)| {
+            let leases = Garbage { leases: garbage.leases.clone(), ..Garbage::default() };
+            *garbage == leases
+        });
+        let durability = if only_leases { Durability::Ordered } else { Durability::OnDisk };
+        let mut removed = Work::default();
+        self.write(durability, |tx| {
+            // Found again where nobody else writes: a request may have taken something since.
+            let now = tx.now;
+            for (namespace, garbage) in self.garbage(tx, now)? {
+                remove_records(tx, &namespace, garbage, &mut removed)?;
+            }
+            Ok(())
+        })?;
+        work.merge(removed);
+        Ok(())
+    }
+
+    fn garbage(&self, view: &View, now: Timestamp) -> Result<Vec<(String, Garbage)>, Error> {
+        let held = self.guards.held();
+        let mut found = Vec::new();
+        for namespace in namespaces(view)? {
+            let garbage = Graph::read(view, &namespace)?.garbage(now, &held);
+            if !garbage.is_empty() {
+                found.push((namespace, garbage));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes bytes and directories that no record mentions. What is held stays in `work`.
+    fn remove_unreferenced(&self, work: &mut Work) -> Result<(), Error> {
+        self.remove_snapshots(std::mem::take(&mut work.snapshots), work);
+        if work.orphans {
+            self.find_orphans(work)?;
+        }
+        for key in std::mem::take(&mut work.ingests) {
+            let removed = self.guards.remove(&Held::Ingest(key.clone()), || {
+                if self.ingest_exists(&key)? {
+                    Ok(())
+                } else {
+                    crate::content::ignore_missing(self.content.abort(&key))
+                }
+            });
+            match removed {
+                Some(result) => result?,
+                None => drop(work.ingests.insert(key)),
+            }
+        }
+        for digest in std::mem::take(&mut work.blobs) {
+            let removed = self.guards.remove(&crate::content::held(&digest), || {
+                if !self.blob_exists(&digest)? {
+                    self.content.delete(&digest)?;
+                }
+                Ok::<_, Error>(())
+            });
+            match removed {
+                Some(result) => result?,
+                None => drop(work.blobs.insert(digest)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes directories of snapshots whose records are gone. One that cannot be removed is an orphan from then on.
+    pub(super) fn remove_snapshots(&self, snapshots: Vec<(String, u64)>, left: &mut Work) {
+        for (name, id) in snapshots {
+            if let Some(snapshotter) = self.snapshotters.get(&name)
+                && snapshotter.driver().remove(id).is_err()
+            {
+                left.orphans = true;
+            }
+        }
+    }
+
+    /// Adds every blob and ingest to `work`, and removes directories of snapshots without a record.
+    fn find_orphans(&self, work: &mut Work) -> Result<(), Error> {
+        for snapshotter in self.snapshotters.values() {
+            snapshotter.collect(|| self.store.read(|view| records::live_ids(view, snapshotter.name())))?;
+        }
+        work.ingests.extend(self.content.statuses()?.into_iter().map(|status| status.key));
+        let recorded = self.store.read(blobs)?;
+        let stored = self.content.list()?.into_iter().map(|info| info.digest);
+        work.blobs.extend(stored.filter(|digest| !recorded.contains(digest.as_str())));
+        work.orphans = false;
+        Ok(())
+    }
+
+    fn ingest_exists(&self, key: &str) -> Result<bool, Error> {
+        let Some((namespace, reference)) = key.split_once("/1/") else { return Ok(false) };
+        Ok(self.store.read(|view| view.get(&Table::Ingest.key(namespace, reference)))?.is_some())
+    }
+
+    /// Whether any namespace has the blob, or an ingest that refers to it.
+    fn blob_exists(&self, digest: &Digest) -> Result<bool, Error> {
+        self.store.read(|view| {
+            for namespace in namespaces(view)? {
+                if view.get(&Table::Blob.key(&namespace, digest.as_str()))?.is_some() {
+                    return Ok(true);
+                }
+                let mut expected = false;
+                rows(view, Table::Ingest, &namespace, |reference, value| {
+                    let record = decode::<IngestRecord>("ingest", reference, value)?;
+                    expected |= record.expected == digest.as_str();
+                    Ok(())
+                })?;
+                if expected {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+}
+
+/// The digests of all blobs that some namespace has.
+fn blobs(view: &View) -> Result<HashSet<String>, Error> {
+    let mut found = HashSet::new();
+    for namespace in namespaces(view)? {
+        rows(view, Table::Blob, &namespace, |digest, _| {
+            found.insert(digest.to_owned());
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+fn remove_records(tx: &mut Tx<'_>, namespace: &str, garbage: Garbage, removed: &mut Work) -> Result<(), Error> {
+    for lease in garbage.leases {
+        let members: Vec<_> = tx.scan(&keys::members(namespace, &lease), None).collect::<Result<_, _>>()?;
+        for (member, _) in members {
+            tx.delete(&member);
+        }
+        tx.delete(&Table::Lease.key(namespace, &lease));
+    }
+    for name in garbage.images {
+        tx.delete(&Table::Image.key(namespace, &name));
+        tx.event(namespace, "/images/delete", payload::image_delete(&name));
+    }
+    for digest in garbage.blobs {
+        tx.delete(&Table::Blob.key(namespace, digest.as_str()));
+        removed.blobs.insert(digest);
+    }
+    for reference in garbage.ingests {
+        tx.delete(&Table::Ingest.key(namespace, &reference));
+        if let Ok(namespace) = namespace.parse::<Namespace>() {
+            removed.ingests.insert(writer::backend_key(&namespace, &reference));
+        }
+    }
+    for (snapshotter, key) in garbage.snapshots {
+        match records::Table::new(namespace, &snapshotter).remove(tx, &key) {
+            Ok(record) => {
+                tx.event(namespace, "/snapshot/remove", payload::snapshot_remove(&snapshotter, &key));
+                removed.snapshots.push((snapshotter, record.id));
+            }
+            // Its child is held by a request in flight, which keeps all of the chain.
+            Err(error) if error.code() == Code::FailedPrecondition => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

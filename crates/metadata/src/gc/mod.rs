@@ -1,0 +1,25 @@
+//! The collection of what nothing refers to (containerd-behaviour 5).
+//!
+//! ```text
+//! deletion ─▶ dirty ─ 100 ms ─▶ mark on a view ─▶ nothing? done, nothing was written
+//!                                     │ garbage
+//!                                     ▼
+//!               one transaction: mark again, remove records, events ─▶ remove bytes and directories, without a lock
+//! ```
+//!
+//! Conditional references (`containerd.io/gc.cond.*`) and references to streams and mounts are not known here: what
+//! only such a label protects is collected. What is unknown in a label is ignored.
+//!
+//! **Invariant:** records are removed by a transaction that has itself found them unreferenced; bytes are removed only
+//! when, after that, no record and no request in flight refers to them ([`crate::guard`]). A run that finds nothing
+//! writes nothing.
+
+mod collect;
+mod control;
+mod graph;
+mod labels;
+mod worker;
+
+pub(crate) use control::Control;
+pub(crate) use labels::EXPIRE as EXPIRE_LABEL;
+pub(crate) use worker::{Runs, Worker};
