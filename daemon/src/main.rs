@@ -1,1 +1,66 @@
-fn main() {}
+//! gantryd: read the configuration, open the engines, serve, drain.
+//!
+//! ```text
+//! command line + file ─► Config ─► engines (opening them is recovery) ─► sockets ─► READY=1
+//!      SIGTERM, SIGINT ─► STOPPING=1 ─► no new requests, running ones get a grace time ─► exit; containers live on
+//! ```
+//!
+//! **Invariant:** nothing but assembly lives here, and nothing that a restart needs is kept in memory: killing this
+//! process at any instruction loses no container, no acknowledged write, no exit code and no event.
+
+mod assemble;
+mod cli;
+mod config;
+mod directories;
+mod logging;
+mod serve;
+mod signals;
+mod socket;
+mod threads;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+/// Threads that poll futures. The engines' threads are bounded by [`services::Blocking`], so few are enough, and each
+/// costs memory.
+const WORKER_THREADS: usize = 2;
+
+/// Upper bound of threads that may block: those of the services and a few for tokio's own file and name work.
+const BLOCKING_THREADS: usize = 32;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse_from(cli::with_long_dashes(std::env::args_os()));
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The log may not be set up yet, so this goes to standard error as plain text.
+            logging::fatal(&format!("gantryd: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: cli::Arguments) -> anyhow::Result<()> {
+    let loaded = config::load(&arguments)?;
+    match arguments.command {
+        Some(cli::Command::Config { action }) => return cli::print_config(action, &loaded.config),
+        None => {}
+    }
+    logging::start(&loaded.config.debug)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("gantryd")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(serve::serve(loaded.config));
+    // What still runs on blocking threads is a transaction that will be acknowledged to nobody; it need not end.
+    runtime.shutdown_background();
+    result
+}

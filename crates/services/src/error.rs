@@ -1,0 +1,122 @@
+use model::{Code, Coded, IdentifierError};
+
+/// Why a request was refused before it reached an engine, or how the way to it failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request has no namespace header.
+    #[error("namespace is required")]
+    NamespaceRequired,
+    /// The namespace in the header is none.
+    #[error("namespace validation")]
+    Namespace(#[source] IdentifierError),
+    /// A header's value is not text.
+    #[error("header {0} is not text")]
+    Header(&'static str),
+    /// A message lacks a field without which it means nothing.
+    #[error("{0} must be set")]
+    Required(&'static str),
+    /// A filter does not parse.
+    #[error(transparent)]
+    Filter(#[from] model::filter::ParseError),
+    /// A digest is none.
+    #[error(transparent)]
+    Digest(#[from] model::DigestError),
+    /// So many requests wait for the engines already that one more would only wait longer.
+    #[error("too many requests at once: {waiting} wait already; try again later")]
+    Busy {
+        /// How many wait.
+        waiting: usize,
+    },
+    /// The code that served the request panicked. The daemon's log says where.
+    #[error("the request made the daemon panic; its log says where")]
+    Panicked,
+    /// The daemon stops.
+    #[error("the daemon is stopping")]
+    Stopping,
+    /// A read begins behind the end.
+    #[error("read past object length {length} bytes")]
+    ReadPast {
+        /// Length of the blob.
+        length: u64,
+    },
+    /// Reading a blob failed.
+    #[error("read content {digest}")]
+    Read {
+        /// The blob.
+        digest: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The first message of a write stream lacks the ingest's name.
+    #[error("first message must have a reference")]
+    NoReference,
+    /// A write stream tried to switch to another ingest.
+    #[error("ref cannot be changed from {have:?} to {want:?}")]
+    ReferenceChanged {
+        /// The ingest that is open.
+        have: String,
+        /// The other one.
+        want: String,
+    },
+    /// A write does not continue where the ingest ends.
+    #[error("write @{offset} must occur at current offset {current}")]
+    WriteOffset {
+        /// Where the message wants to write.
+        offset: i64,
+        /// Where the ingest ends.
+        current: u64,
+    },
+    /// A write stream's message has an action that does not exist.
+    #[error("unknown write action {0}")]
+    WriteAction(i32),
+    /// A size is negative.
+    #[error("{field} must not be negative: {value}")]
+    Negative {
+        /// Which one.
+        field: &'static str,
+        /// Its value.
+        value: i64,
+    },
+    /// No such plugin.
+    #[error("plugin {kind}.{id}")]
+    NoPlugin {
+        /// Its type.
+        kind: String,
+        /// Its id.
+        id: String,
+    },
+    /// We do not serve this.
+    #[error("{0}")]
+    Unimplemented(&'static str),
+}
+
+impl Coded for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::NamespaceRequired => Code::FailedPrecondition,
+            Self::Namespace(_)
+            | Self::Header(_)
+            | Self::Required(_)
+            | Self::Filter(_)
+            | Self::Digest(_)
+            | Self::NoReference
+            | Self::ReferenceChanged { .. }
+            | Self::WriteAction(_)
+            | Self::Negative { .. } => Code::InvalidArgument,
+            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::Panicked => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+            Self::ReadPast { .. } | Self::WriteOffset { .. } => Code::OutOfRange,
+            Self::Read { .. } => Code::Unknown,
+            Self::NoPlugin { .. } => Code::NotFound,
+            Self::Unimplemented(_) => Code::Unimplemented,
+        }
+    }
+}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        api_grpc::status(&error)
+    }
+}

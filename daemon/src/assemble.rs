@@ -1,0 +1,136 @@
+//! The engines, opened in the order in which they need each other. Opening them is recovery.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use content::ContentStore;
+use events::Journal;
+use metadata::Metadata;
+use model::Coded;
+use services::{Blocking, Engines, Plugin, Server};
+use snapshots::{Driver, Native, Overlay, OverlayOptions};
+use store::Store;
+use supervisor::Supervisor;
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+/// The shim, which stands beside this program.
+const SHIM: &str = "containerd-shim-gantry-v2";
+
+/// Opens everything that the services call. What survived the last daemon is found and taken over: records, unpublished
+/// events, tasks.
+pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) -> anyhow::Result<Engines> {
+    let blocking = Blocking::default();
+    let journal_config = events::Config { fields: api_grpc::event_field, ..events::Config::default() };
+    let boot = sys::boot_id().context("read the boot id")?;
+    let journal = Journal::open(&config.state, boot, journal_config).context("open the event journal")?;
+
+    let (root, publish) = (config.root.clone(), journal.clone());
+    let opened = tokio::task::spawn_blocking(move || metadata(&root, publish)).await.context("open the metadata")?;
+    let (metadata, plugins) = opened?;
+
+    let supervisor = Supervisor::new(
+        supervisor::Config {
+            runtimes: config.runtimes.clone(),
+            ttrpc_address: config.ttrpc.address.clone(),
+            ..supervisor::Config::new(
+                config.state.clone(),
+                config.root.clone(),
+                shim_path()?,
+                config.grpc.address.clone(),
+            )
+        },
+        journal.clone(),
+    )
+    .map_err(describe)
+    .context("prepare for tasks")?;
+    let adopted = supervisor.adopt().await.map_err(describe).context("take over running tasks")?;
+    tracing::info!(?adopted, "tasks taken over");
+
+    let server =
+        Server::open(&config.root, env!("CARGO_PKG_VERSION"), "", plugins).context("read the daemon's uuid")?;
+    Ok(Engines { metadata, supervisor, journal, blocking, server, stopping })
+}
+
+/// Opens what lives in the root directory. Blocks on the disk.
+fn metadata(root: &Path, journal: Journal) -> anyhow::Result<(Metadata, Vec<Plugin>)> {
+    let store_path = root.join("io.gantry.store");
+    let store = Store::open(&store_path, store::Options::default())
+        .map_err(describe)
+        .with_context(|| format!("open the database {}", store_path.display()))?;
+    let content_path = root.join("io.containerd.content.v1.content");
+    let content = ContentStore::open(&content_path).map_err(describe).context("open the content store")?;
+
+    let mut drivers: Vec<Arc<dyn Driver>> = Vec::new();
+    let mut plugins = vec![
+        Plugin::new("event.v1", "exchange"),
+        Plugin::new("content.v1", "content").export("root", text(&content_path)),
+    ];
+    type Opened = Result<Arc<dyn Driver>, snapshots::Error>;
+    let native: Opened = Native::open(root).map(|driver| Arc::new(driver) as _);
+    let overlay: Opened = Overlay::open(root, OverlayOptions::default()).map(|driver| Arc::new(driver) as _);
+    for (name, driver) in [("native", native), ("overlayfs", overlay)] {
+        let plugin = Plugin::new("snapshotter.v1", name).platform();
+        match driver {
+            Ok(driver) => {
+                let exported = plugin.export("root", text(driver.root()));
+                plugins.push(driver.capabilities().iter().fold(exported, |plugin, name| plugin.capability(name)));
+                drivers.push(driver);
+            }
+            Err(error) => {
+                let why = model::render(&error);
+                tracing::warn!(snapshotter = name, why, "snapshotter is not available");
+                plugins.push(plugin.failed(format!("{why}: skip plugin")));
+            }
+        }
+    }
+    let metadata = Metadata::open(store, content, drivers, journal).map_err(describe).context("open the metadata")?;
+    plugins.extend(other_plugins(&store_path));
+    Ok((metadata, plugins))
+}
+
+/// Everything that is always there.
+fn other_plugins(store: &Path) -> Vec<Plugin> {
+    let mut plugins = vec![
+        Plugin::new("metadata.v1", "bolt").export("path", text(store)).export("policy", "shared"),
+        Plugin::new("gc.v1", "scheduler"),
+        Plugin::new("lease.v1", "manager"),
+        Plugin::new("differ.v1", "walking").platform(),
+        Plugin::new("runtime.v2", "task").platform().export("log-uri-schemes", "fifo,file"),
+    ];
+    let services = ["containers", "content", "diff", "images", "introspection", "namespaces", "snapshots", "tasks"];
+    plugins.extend(services.map(|name| Plugin::new("service.v1", format!("{name}-service"))));
+    let doors = [
+        "containers",
+        "content",
+        "diff",
+        "events",
+        "healthcheck",
+        "images",
+        "introspection",
+        "leases",
+        "namespaces",
+        "snapshots",
+        "tasks",
+        "version",
+    ];
+    plugins.extend(doors.map(|name| Plugin::new("grpc.v1", name)));
+    plugins
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Errors of the engines name their sources themselves.
+fn describe(error: impl Coded) -> anyhow::Error {
+    anyhow::Error::msg(model::render(&error))
+}
+
+/// The shim is found beside this program's file, wherever links to it stand.
+fn shim_path() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe().context("find this program's file")?;
+    Ok(program.with_file_name(SHIM))
+}

@@ -1,0 +1,103 @@
+//! From a configuration to a daemon that serves, and to its end.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use services::{AnyAuthority, RequestLayer};
+use supervisor::EventServer;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::config::Config;
+use crate::signals::Signals;
+use crate::{assemble, directories, socket};
+
+/// How long requests that are running when the daemon stops may go on. Open-ended ones end at once.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Runs the daemon until a signal asks it to stop.
+pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::install()?;
+    let (stop, stopping) = watch::channel(false);
+
+    let opening = open(&config, stopping.clone());
+    let (engines, listener) = tokio::select! {
+        opened = opening => opened?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopped while starting");
+            return Ok(());
+        }
+    };
+    let events =
+        EventServer::start(config.ttrpc.address.as_ref(), config.ttrpc.uid, config.ttrpc.gid, engines.journal.clone())
+            .await
+            .context("serve events of shims")?;
+    let limits =
+        services::Limits { receive: config.grpc.max_recv_message_size, send: config.grpc.max_send_message_size };
+    let (routes, health) = services::routes(&engines, limits);
+    let api = tokio::spawn(Server::builder().layer(RequestLayer).add_routes(routes).serve_with_incoming_shutdown(
+        UnixListenerStream::new(listener).map(|accepted| accepted.map(AnyAuthority::new)),
+        stopped(stopping),
+    ));
+    tracing::info!(address = config.grpc.address, "serving");
+    notify(&[NotifyState::Ready]);
+
+    let signal = signals.stop().await;
+    tracing::info!(signal, "stopping; containers keep running");
+    notify(&[NotifyState::Stopping]);
+    health.stop().await;
+    stop.send_replace(true);
+    drain(api, &mut signals).await?;
+    events.stop().await.context("stop serving events of shims")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn open(config: &Config, stopping: watch::Receiver<bool>) -> anyhow::Result<(services::Engines, UnixListener)> {
+    directories::prepare(&config.root, &config.state)?;
+    if config.oom_score != 0 {
+        set_oom_score(config.oom_score);
+    }
+    // The socket is taken first: it tells a second daemon with the same address from a stale socket.
+    let listener = socket::listen(&config.grpc)?;
+    let engines = assemble::engines(config, stopping).await?;
+    Ok((engines, listener))
+}
+
+/// Waits for the requests that are running, for the grace time or until a second signal.
+async fn drain<E>(api: tokio::task::JoinHandle<Result<(), E>>, signals: &mut Signals) -> anyhow::Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let handle = api.abort_handle();
+    tokio::select! {
+        ended = api => return ended.context("serve the API")?.context("serve the API"),
+        () = tokio::time::sleep(GRACE) => tracing::warn!("requests still run after the grace time; they end now"),
+        signal = signals.stop() => tracing::warn!(signal, "second signal; running requests end now"),
+    }
+    handle.abort();
+    Ok(())
+}
+
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it the daemon.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
+
+/// Lowering the score needs a capability that containers of a daemon may lack; that is no reason not to start.
+fn set_oom_score(score: i32) {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::warn!(score, %error, "cannot set the OOM score");
+    }
+}

@@ -1,0 +1,81 @@
+//! The socket of the API.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use tokio::net::UnixListener;
+
+use crate::config::Grpc;
+
+/// Listens at the configured address. A socket that nobody serves is replaced; one that somebody serves is not.
+pub(crate) fn listen(grpc: &Grpc) -> anyhow::Result<UnixListener> {
+    let path = Path::new(&grpc.address);
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o770)
+            .create(parent)
+            .with_context(|| format!("make directory {}", parent.display()))?;
+        chown(parent, Some(grpc.uid), Some(grpc.gid))
+            .with_context(|| format!("set the owner of {}", parent.display()))?;
+    }
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    // Until here the umask has kept others out: without write permission nobody can connect.
+    chown(path, Some(grpc.uid), Some(grpc.gid)).with_context(|| format!("set the owner of {}", path.display()))?;
+    fs::set_permissions(path, Permissions::from_mode(0o660))
+        .with_context(|| format!("set the mode of {}", path.display()))?;
+    Ok(listener)
+}
+
+fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("examine {}", path.display())),
+        Ok(metadata) => {
+            ensure!(metadata.file_type().is_socket(), "{} is in the way: it is no socket", path.display());
+        }
+    }
+    if UnixStream::connect(path).is_ok() {
+        bail!("another daemon serves {}; stop it, or choose another --address", path.display());
+    }
+    fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn grpc(path: &Path) -> Grpc {
+        Grpc { address: path.to_str().unwrap().to_owned(), ..crate::config::Config::default().grpc }
+    }
+
+    #[tokio::test]
+    async fn stale_is_replaced_and_live_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("made/api.sock");
+        let first = listen(&grpc(&path)).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o770 & !umask()));
+        let refused = listen(&grpc(&path)).unwrap_err();
+        assert!(refused.to_string().contains("another daemon serves"), "{refused}");
+        drop(first);
+        drop(listen(&grpc(&path)).unwrap());
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let refused = listen(&grpc(&path)).unwrap_err();
+        assert!(refused.to_string().contains("no socket"), "{refused}");
+    }
+
+    /// The umask as /proc tells it: asking the kernel for it would set it.
+    fn umask() -> u32 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
+        u32::from_str_radix(line.trim(), 8).unwrap()
+    }
+}
