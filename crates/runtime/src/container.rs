@@ -193,6 +193,9 @@ impl Container {
 
     /// Starts another process in the container.
     ///
+    /// Like init it is a child of the caller, who must reap it: the kernel does not let a container's init end (its
+    /// pidfd does not become readable) before all others in its pid namespace are reaped.
+    ///
     /// [`Error::State`] if it is stopped, or paused (the process could not get anywhere).
     pub fn exec(&self, process: &oci::Process, io: ProcessIo, options: &ExecOptions) -> Result<Execing, Error> {
         match self.status() {

@@ -75,6 +75,7 @@ fn write_state(hook: &Hook) -> Result<std::os::fd::OwnedFd, Errno> {
 }
 
 fn execute(hook: &Hook, input: BorrowedFd<'_>) -> ! {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     let null = rustix::fs::open(c"/dev/null", OFlags::WRONLY, Mode::empty());
     if super::program::duplicate(input, 0).is_err() {
         exit_now(NOT_EXECUTED);

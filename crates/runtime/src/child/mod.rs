@@ -118,6 +118,8 @@ struct Child<'script> {
 /// Ends the process if the script fails; otherwise it becomes the program.
 pub(crate) fn run(script: &Script, sync: BorrowedFd<'_>) -> ! {
     let mut child = Child { script, sync, step: 0, root: None, terminal: None, mask: None, mask_null: None };
+    // Modes are meant as they are said.
+    rustix::process::umask(rustix::fs::Mode::empty());
     child.run_steps(&script.intermediate, 0);
     let base = script.intermediate.len();
     if script.fork.is_some() {

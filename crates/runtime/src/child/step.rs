@@ -214,7 +214,7 @@ pub(crate) struct Hook {
 /// A system call filter.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
-    pub(crate) program: std::rc::Rc<[Instruction]>,
+    pub(crate) program: std::sync::Arc<[Instruction]>,
     pub(crate) flags: u32,
 }
 
@@ -273,6 +273,14 @@ pub(crate) struct StringArray {
     strings: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
+
+// SAFETY: the pointers are to bytes that the same value owns, on the heap; they go where it goes, and nobody writes.
+#[expect(unsafe_code, reason = "raw pointers are not Send, but these point to what the value owns")]
+unsafe impl Send for StringArray {}
+
+// SAFETY: as above; a shared reference allows reading only.
+#[expect(unsafe_code, reason = "raw pointers are not Sync, but these point to what the value owns")]
+unsafe impl Sync for StringArray {}
 
 impl StringArray {
     pub(crate) fn new(strings: Vec<CString>) -> Self {

@@ -13,7 +13,7 @@ mod bpf;
 mod interpret;
 mod rules;
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use oci::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 use sys::seccomp::{Instruction, MAX_INSTRUCTIONS, flags};
@@ -32,7 +32,7 @@ pub(crate) fn compile(seccomp: &LinuxSeccomp) -> Result<Option<Filter>, Error> {
         return Ok(None);
     }
     let program = compile_for(seccomp, &NATIVE)?;
-    Ok(Some(Filter { program: Rc::from(program), flags: filter_flags(seccomp)? }))
+    Ok(Some(Filter { program: Arc::from(program), flags: filter_flags(seccomp)? }))
 }
 
 fn filter_flags(seccomp: &LinuxSeccomp) -> Result<u32, Error> {

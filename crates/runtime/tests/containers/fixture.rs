@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use runtime::{
@@ -184,9 +184,4 @@ pub(crate) fn end(mut container: Container) {
     let mut deleting = container.delete(true).unwrap();
     reap(pidfd);
     wait(&mut deleting).unwrap();
-}
-
-/// A file of the bundle as text.
-pub(crate) fn text(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap()
 }

@@ -5,6 +5,9 @@
 
 mod basic;
 mod fixture;
+mod process;
+mod rootfs;
+mod spaces;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -22,7 +25,7 @@ fn main() -> ExitCode {
         let _ = writeln!(out, "SKIP containers: {reason}");
         return ExitCode::SUCCESS;
     }
-    let cases = [basic::CASES].concat();
+    let cases = [basic::CASES, spaces::CASES, rootfs::CASES, process::CASES].concat();
     let mut failed = Vec::new();
     for (name, case) in cases {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
