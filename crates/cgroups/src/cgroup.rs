@@ -1,0 +1,202 @@
+//! The front of both versions.
+
+use std::os::fd::BorrowedFd;
+
+use oci::runtime::{LinuxDeviceCgroup, LinuxResources};
+
+use crate::{CgroupPath, Error, Host, OomWatch, Result, Stats, v1, v2};
+
+/// A control group. Dropping it leaves the group alone.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: CgroupPath,
+    version: Version,
+}
+
+#[derive(Debug)]
+enum Version {
+    V1(v1::Group),
+    V2(v2::Group),
+}
+
+impl Cgroup {
+    /// Makes the group in every hierarchy, with all groups missing above it. On version 2 the controllers are enabled
+    /// on the way, as far as the host lets us. What was made is removed again on an error.
+    ///
+    /// A group that exists is taken over as it is; [`Cgroup::processes`] tells whether it is in use.
+    pub fn create(host: &Host, path: &CgroupPath) -> Result<Self> {
+        let version = match host {
+            Host::V1 { controllers } => Version::V1(v1::Group::create(controllers, path)?),
+            Host::V2 { mount } => Version::V2(v2::Group::create(mount, path)?),
+        };
+        Ok(Self { path: path.clone(), version })
+    }
+
+    /// Opens an existing group; [`Error::Gone`] if no hierarchy has it. Hierarchies without it are left out.
+    pub fn open(host: &Host, path: &CgroupPath) -> Result<Self> {
+        let version = match host {
+            Host::V1 { controllers } => Version::V1(v1::Group::open(controllers, |_| Some(path.clone()))?),
+            Host::V2 { mount } => Version::V2(v2::Group::open(mount, path)?),
+        };
+        Ok(Self { path: path.clone(), version })
+    }
+
+    /// The group that a process is in. On version 1 hierarchies in which the process stands at the root are left out.
+    /// [`Error::Path`] where it stands at the root everywhere, or outside of what we see.
+    pub fn of_pid(host: &Host, pid: u32) -> Result<Self> {
+        let file = format!("/proc/{pid}/cgroup");
+        let table = sys::fs::read_small(rustix::fs::CWD, file.as_str()).map_err(|source| match source {
+            sys::Errno::NOENT | sys::Errno::SRCH => Error::Gone { path: file.clone() },
+            _ => Error::Read { path: String::new(), file: file.clone(), source },
+        })?;
+        let refuse = || Error::Path { path: file, reason: "names no group below the root" };
+        match host {
+            Host::V1 { controllers } => {
+                let path =
+                    table.lines().find_map(|line| member_path(line.splitn(3, ':').nth(2)?)).ok_or_else(refuse)?;
+                let group = v1::Group::open(controllers, |controller| {
+                    let entry = table.lines().find(|line| {
+                        line.split(':').nth(1).is_some_and(|names| names.split(',').any(|name| name == controller))
+                    })?;
+                    member_path(entry.splitn(3, ':').nth(2)?)
+                })?;
+                Ok(Self { path, version: Version::V1(group) })
+            }
+            Host::V2 { mount } => {
+                let path = table.lines().find_map(|line| line.strip_prefix("0::")).and_then(member_path);
+                let path = path.ok_or_else(refuse)?;
+                let group = v2::Group::open(mount, &path)?;
+                Ok(Self { path, version: Version::V2(group) })
+            }
+        }
+    }
+
+    /// The path of the group.
+    pub fn path(&self) -> &CgroupPath {
+        &self.path
+    }
+
+    /// Sets all limits that `resources` has, except devices. Used at creation and for updates alike: what is not
+    /// named, or 0 where 0 is no limit, stays as it is, and the order of writes never passes through a state that the
+    /// kernel refuses. A controller that is missing is found out before anything is written.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        match &self.version {
+            Version::V1(group) => group.apply(resources),
+            Version::V2(group) => group.apply(resources),
+        }
+    }
+
+    /// Allows and denies devices, rules in order, the last match wins. What no rule matches is denied on version 2 and
+    /// left as inherited on version 1; give a first rule `deny a` to start from nothing on both. Applied again, the
+    /// new rules take the place of the old ones; on version 2 without a moment in which neither holds.
+    pub fn apply_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+        match &self.version {
+            Version::V1(group) => group.apply_devices(rules),
+            Version::V2(group) => group.apply_devices(rules),
+        }
+    }
+
+    /// On version 2, the directory for `CLONE_INTO_CGROUP` if the kernel has it; else use [`Cgroup::add_process`].
+    pub fn join_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.version {
+            Version::V1(_) => None,
+            Version::V2(group) => sys::features().clone_into_cgroup.then(|| group.fd()),
+        }
+    }
+
+    /// Moves a process, with all its threads, into the group.
+    pub fn add_process(&self, pid: u32) -> Result<()> {
+        match &self.version {
+            Version::V1(group) => group.add_process(pid),
+            Version::V2(group) => group.add_process(pid),
+        }
+    }
+
+    /// What the group has used. [`Error::Gone`] once it is removed.
+    pub fn stats(&self) -> Result<Stats> {
+        match &self.version {
+            Version::V1(group) => Ok(Stats::V1(Box::new(group.stats()?))),
+            Version::V2(group) => Ok(Stats::V2(Box::new(group.stats()?))),
+        }
+    }
+
+    /// How many processes of the group the kernel has killed for lack of memory; 0 where there is no memory
+    /// controller.
+    pub fn oom_kills(&self) -> Result<u64> {
+        match &self.version {
+            Version::V1(group) => group.oom_kills(),
+            Version::V2(group) => group.oom_kills(),
+        }
+    }
+
+    /// Watches for lack of memory; `None` where there is no memory controller.
+    pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
+        match &self.version {
+            Version::V1(group) => group.watch_oom(),
+            Version::V2(group) => group.watch_oom(),
+        }
+    }
+
+    /// Stops all processes of the group and of those below, and returns when they have stopped. On an error the group
+    /// is thawed again. Waits at most 2 s.
+    pub fn freeze(&self) -> Result<()> {
+        match &self.version {
+            Version::V1(group) => group.freeze(),
+            Version::V2(group) => group.freeze(),
+        }
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> Result<()> {
+        match &self.version {
+            Version::V1(group) => group.thaw(),
+            Version::V2(group) => group.thaw(),
+        }
+    }
+
+    /// Whether the group itself is frozen, or being frozen. False where there is no freezer.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match &self.version {
+            Version::V1(group) => group.is_frozen(),
+            Version::V2(group) => group.is_frozen(),
+        }
+    }
+
+    /// Sends SIGKILL to every process of the group and of those below, frozen ones too. Does not wait for their end.
+    /// A group that is gone is fine.
+    pub fn kill_all(&self) -> Result<()> {
+        let result = match &self.version {
+            Version::V1(group) => group.kill_all(),
+            Version::V2(group) => group.kill_all(),
+        };
+        match result {
+            Err(Error::Gone { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The pids in the group and in those below, in the caller's pid namespace, ascending.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        match &self.version {
+            Version::V1(group) => group.processes(),
+            Version::V2(group) => group.processes(),
+        }
+    }
+
+    /// Removes the group and those below from every hierarchy. Processes in it must be gone; those that are about to
+    /// go are waited for, at most 2 s. A group that is gone is fine.
+    pub fn delete(&self) -> Result<()> {
+        match &self.version {
+            Version::V1(group) => group.delete(),
+            Version::V2(group) => group.delete(),
+        }
+    }
+}
+
+/// The path of a line of `/proc/<pid>/cgroup`, if it is one below the root that we can see.
+fn member_path(path: &str) -> Option<CgroupPath> {
+    if path.ends_with(" (deleted)") {
+        return None;
+    }
+    CgroupPath::new(path).ok()
+}

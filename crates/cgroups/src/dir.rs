@@ -1,0 +1,168 @@
+//! The directory of a group: its control files, by descriptor.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use sys::Errno;
+
+use crate::{Error, Result};
+
+/// A directory of the cgroup file system, held open.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: OwnedFd,
+    /// Where it is, for errors.
+    location: PathBuf,
+}
+
+impl Dir {
+    pub(crate) fn open(location: PathBuf) -> sys::Result<Self> {
+        let fd = rustix::fs::openat(CWD, &location, OPEN, Mode::empty())?;
+        Ok(Self { fd, location })
+    }
+
+    pub(crate) fn location(&self) -> &Path {
+        &self.location
+    }
+
+    pub(crate) fn shown(&self) -> String {
+        self.location.display().to_string()
+    }
+
+    /// Reads a control file. [`Error::Gone`] if the group was removed.
+    pub(crate) fn read(&self, file: &str) -> Result<String> {
+        sys::fs::read_small(&self.fd, file).map_err(|source| self.read_error(file, source))
+    }
+
+    /// Reads a control file that need not be there: its controller may be missing, or what it counts switched off.
+    pub(crate) fn read_optional(&self, file: &str) -> Result<Option<String>> {
+        match sys::fs::read_small(&self.fd, file) {
+            Ok(text) => Ok(Some(text)),
+            Err(Errno::NOENT | Errno::OPNOTSUPP) => Ok(None),
+            Err(source) => Err(self.read_error(file, source)),
+        }
+    }
+
+    /// The number in a control file that need not be there; `max` is `u64::MAX`.
+    pub(crate) fn number(&self, file: &str) -> Result<Option<u64>> {
+        Ok(self.read_optional(file)?.as_deref().map(crate::text::number))
+    }
+
+    /// Whether the group is still there.
+    pub(crate) fn exists(&self) -> bool {
+        self.has("cgroup.procs")
+    }
+
+    pub(crate) fn has(&self, file: &str) -> bool {
+        rustix::fs::accessat(&self.fd, file, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty()).is_ok()
+    }
+
+    /// Writes a control file in one write.
+    pub(crate) fn write(&self, file: &str, value: &str) -> Result<()> {
+        self.try_write(file, value).map_err(|source| self.write_error(file, value, source))
+    }
+
+    /// As [`Dir::write`], with the bare error. The file is never made.
+    pub(crate) fn try_write(&self, file: &str, value: &str) -> sys::Result<()> {
+        let mut flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if cfg!(test) {
+            // Plain files stand in for control files there. On a real one it would only cost memory in the kernel.
+            flags |= OFlags::TRUNC;
+        }
+        let fd = rustix::fs::openat(&self.fd, file, flags, Mode::empty())?;
+        loop {
+            match rustix::io::write(&fd, value.as_bytes()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    pub(crate) fn write_error(&self, file: &str, value: &str, source: Errno) -> Error {
+        if self.is_gone(source) {
+            return Error::Gone { path: self.shown() };
+        }
+        let (file, value) = (file.to_owned(), value.chars().take(200).collect());
+        Error::Write { path: self.shown(), file, value, source }
+    }
+
+    pub(crate) fn read_error(&self, file: &str, source: Errno) -> Error {
+        if self.is_gone(source) {
+            return Error::Gone { path: self.shown() };
+        }
+        Error::Read { path: self.shown(), file: file.to_owned(), source }
+    }
+
+    /// A removed group has no files any more, not even those that all groups have.
+    fn is_gone(&self, errno: Errno) -> bool {
+        matches!(errno, Errno::NOENT | Errno::NODEV) && !self.exists()
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+const OPEN: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Makes a directory `path` (relative, validated) below `mount` and those missing above it. True if the last one is
+/// new. `visit` is called for each level from the first one down, made or not, with its location.
+pub(crate) fn make(
+    mount: &Path,
+    path: &str,
+    mut visit: impl FnMut(&Path, &Path) -> sys::Result<()>,
+) -> sys::Result<bool> {
+    let mut parent = mount.to_owned();
+    let mut new = false;
+    for name in path.split('/') {
+        let child = parent.join(name);
+        new = match rustix::fs::mkdirat(CWD, &child, Mode::from_raw_mode(0o755)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(errno) => return Err(errno),
+        };
+        visit(&parent, &child)?;
+        parent = child;
+    }
+    Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_written_and_never_made() {
+        let top = tempfile::tempdir().unwrap();
+        for (file, text) in [("cgroup.procs", ""), ("a", "max\n"), ("b", "17\n")] {
+            std::fs::write(top.path().join(file), text).unwrap();
+        }
+        let dir = Dir::open(top.path().to_owned()).unwrap();
+        assert_eq!(dir.number("a").unwrap(), Some(u64::MAX));
+        assert_eq!(dir.number("b").unwrap(), Some(17));
+        assert_eq!(dir.number("c").unwrap(), None);
+        dir.write("a", "1").unwrap();
+        assert_eq!(dir.read("a").unwrap(), "1");
+        assert!(matches!(dir.write("c", "1").unwrap_err(), Error::Write { source: Errno::NOENT, .. }));
+        std::fs::remove_file(top.path().join("cgroup.procs")).unwrap();
+        assert!(matches!(dir.write("c", "1").unwrap_err(), Error::Gone { .. }));
+        assert!(matches!(dir.read("c").unwrap_err(), Error::Gone { .. }));
+    }
+
+    #[test]
+    fn levels_are_visited_from_the_top() {
+        let top = tempfile::tempdir().unwrap();
+        let mut seen = Vec::new();
+        let visit = |_: &Path, child: &Path| {
+            seen.push(child.strip_prefix(top.path()).unwrap().to_owned());
+            Ok(())
+        };
+        assert!(make(top.path(), "a/b/c", visit).unwrap());
+        assert_eq!(seen, [Path::new("a"), Path::new("a/b"), Path::new("a/b/c")]);
+        assert!(!make(top.path(), "a/b/c", |_, _| Ok(())).unwrap());
+    }
+}

@@ -1,0 +1,276 @@
+//! Version 1: one directory per hierarchy.
+
+mod devices;
+pub(crate) mod limits;
+mod stats;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use oci::runtime::{LinuxDeviceCgroup, LinuxResources};
+use rustix::fs::{AtFlags, CWD};
+use sys::Errno;
+
+use crate::dir::{self, Dir};
+use crate::limits::perform;
+use crate::{CgroupPath, Error, OomWatch, Result, StatsV1, text, tree};
+
+/// How long freezing may take.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A group: its directory in each hierarchy.
+#[derive(Debug)]
+pub(crate) struct Group {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    controllers: Vec<String>,
+    dir: Dir,
+}
+
+impl Group {
+    pub(crate) fn create(controllers: &[(String, PathBuf)], path: &CgroupPath) -> Result<Self> {
+        let mut made = Made(Vec::new());
+        let mut nodes = Vec::new();
+        for (names, mount) in hierarchies(controllers) {
+            let location = mount.join(path.as_str());
+            let failed = |source| Error::Create { path: location.display().to_string(), source };
+            let is_cpuset = names.iter().any(|name| name == "cpuset");
+            let visit = |parent: &Path, child: &Path| if is_cpuset { inherit(parent, child) } else { Ok(()) };
+            if dir::make(mount, path.as_str(), visit).map_err(failed)? {
+                made.0.push(location.clone());
+            }
+            let dir = Dir::open(location.clone()).map_err(failed)?;
+            nodes.push(Node { controllers: names, dir });
+        }
+        made.0.clear();
+        Ok(Self { nodes })
+    }
+
+    /// Opens the group in each hierarchy in which `path_in` names one and it exists.
+    pub(crate) fn open(
+        controllers: &[(String, PathBuf)],
+        path_in: impl Fn(&str) -> Option<CgroupPath>,
+    ) -> Result<Self> {
+        let mut nodes = Vec::new();
+        let mut wanted = String::new();
+        for (names, mount) in hierarchies(controllers) {
+            let Some(path) = names.first().and_then(|name| path_in(name)) else { continue };
+            wanted = path.to_string();
+            match Dir::open(mount.join(path.as_str())) {
+                Ok(dir) => nodes.push(Node { controllers: names, dir }),
+                Err(Errno::NOENT) => {}
+                Err(source) => return Err(Error::Read { path: wanted, file: names.join(","), source }),
+            }
+        }
+        if nodes.is_empty() { Err(Error::Gone { path: wanted }) } else { Ok(Self { nodes }) }
+    }
+
+    fn find(&self, controller: &str) -> Option<&Dir> {
+        self.nodes.iter().find(|node| node.controllers.iter().any(|name| name == controller)).map(|node| &node.dir)
+    }
+
+    fn require(&self, controller: &str, limit: &str) -> Result<&Dir> {
+        self.find(controller)
+            .ok_or_else(|| Error::NoController { limit: limit.to_owned(), controller: controller.to_owned() })
+    }
+
+    /// The hierarchy whose groups say which processes belong here: any would do, the freezer is least often absent.
+    fn members(&self) -> Result<&Dir> {
+        ["freezer", "pids", "devices", "memory"]
+            .iter()
+            .find_map(|controller| self.find(controller))
+            .or_else(|| self.nodes.first().map(|node| &node.dir))
+            .ok_or_else(|| Error::Gone { path: String::new() })
+    }
+
+    pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        // The state of memory is asked for only where memory is to change.
+        let memory = self.find("memory").filter(|_| resources.memory().is_some());
+        let number = |file: &str| memory.map_or(Ok(None), |memory| memory.number(file));
+        let now = limits::Now {
+            memory_usage: number("memory.usage_in_bytes")?,
+            memory_and_swap: number("memory.memsw.limit_in_bytes")?,
+        };
+        perform(&limits::plan(resources, &now)?, |controller| self.find(controller))
+    }
+
+    pub(crate) fn apply_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let dir = self.require("devices", "devices")?;
+        for (file, line) in devices::lines(rules)? {
+            dir.write(file, &line)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_process(&self, pid: u32) -> Result<()> {
+        let pid = pid.to_string();
+        self.nodes.iter().try_for_each(|node| node.dir.write("cgroup.procs", &pid))
+    }
+
+    pub(crate) fn stats(&self) -> Result<StatsV1> {
+        // The statistics of a group that is gone would otherwise be an honest-looking zero.
+        if !self.nodes.iter().any(|node| node.dir.exists()) {
+            return Err(Error::Gone { path: self.members()?.shown() });
+        }
+        stats::read(|controller| self.find(controller))
+    }
+
+    pub(crate) fn oom_kills(&self) -> Result<u64> {
+        let Some(memory) = self.find("memory") else { return Ok(0) };
+        Ok(memory.read_optional("memory.oom_control")?.map_or(0, |text| text::value_of(&text, "oom_kill")))
+    }
+
+    pub(crate) fn watch_oom(&self) -> Result<Option<OomWatch>> {
+        self.find("memory").map(OomWatch::v1).transpose()
+    }
+
+    /// The kernel freezes step by step and tells nobody when it is done, so the state is asked for, at growing
+    /// intervals. A process that forks while it happens can leave the group half frozen for good; writing the state
+    /// again makes the kernel look again (runc issue 2257).
+    pub(crate) fn freeze(&self) -> Result<()> {
+        let freezer = self.require("freezer", "freezing")?;
+        let deadline = Instant::now() + FREEZE_DEADLINE;
+        let mut pause = Duration::from_micros(50);
+        let mut attempt = 0_u32;
+        loop {
+            attempt += 1;
+            if attempt.is_multiple_of(32) {
+                // Going back once lets a process that is stuck half way finish what it does.
+                freezer.write("freezer.state", "THAWED")?;
+            }
+            freezer.write("freezer.state", "FROZEN")?;
+            if freezer.read("freezer.state")?.trim() == "FROZEN" {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                freezer.write("freezer.state", "THAWED")?;
+                let (path, seconds) = (freezer.shown(), FREEZE_DEADLINE.as_secs());
+                return Err(Error::Timeout { path, state: "frozen", seconds });
+            }
+            tree::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn thaw(&self) -> Result<()> {
+        self.require("freezer", "freezing")?.write("freezer.state", "THAWED")
+    }
+
+    pub(crate) fn is_frozen(&self) -> Result<bool> {
+        let Some(freezer) = self.find("freezer") else { return Ok(false) };
+        Ok(freezer.read("freezer.state")?.trim() != "THAWED")
+    }
+
+    /// Freezes first where it can, so that nothing forks while we look, and thaws in any case: only then do frozen
+    /// processes die.
+    pub(crate) fn kill_all(&self) -> Result<()> {
+        let freezer = self.find("freezer");
+        if let Some(freezer) = freezer {
+            // Not waiting for the result: what is not frozen yet is caught by another round.
+            let _ = freezer.try_write("freezer.state", "FROZEN");
+        }
+        let killed = tree::kill_each(self.members()?);
+        if freezer.is_some() {
+            match self.thaw() {
+                Ok(()) | Err(Error::Gone { .. }) => {}
+                Err(error) => return killed.and(Err(error)),
+            }
+        }
+        killed
+    }
+
+    pub(crate) fn processes(&self) -> Result<Vec<u32>> {
+        Ok(tree::processes(self.members()?)?.into_iter().collect())
+    }
+
+    /// Goes on where one hierarchy fails, and tells the first error. The patience is for all of them together.
+    pub(crate) fn delete(&self) -> Result<()> {
+        let deadline = Instant::now() + tree::DELETE_PATIENCE;
+        self.nodes.iter().map(|node| tree::delete(&node.dir, deadline)).fold(Ok(()), Result::and)
+    }
+}
+
+/// Groups controllers by where they are mounted.
+fn hierarchies(controllers: &[(String, PathBuf)]) -> Vec<(Vec<String>, &Path)> {
+    let mut hierarchies: Vec<(Vec<String>, &Path)> = Vec::new();
+    for (name, mount) in controllers {
+        match hierarchies.iter_mut().find(|(_, known)| known == mount) {
+            Some((names, _)) => names.push(name.clone()),
+            None => hierarchies.push((vec![name.clone()], mount)),
+        }
+    }
+    hierarchies
+}
+
+/// A new cpuset group has no processors and no memory nodes, and refuses processes, until it is given some: those of
+/// its parent.
+fn inherit(parent: &Path, child: &Path) -> sys::Result<()> {
+    let (parent, child) = (Dir::open(parent.to_owned())?, Dir::open(child.to_owned())?);
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if sys::fs::read_small(&child, file)?.trim().is_empty() {
+            child.try_write(file, sys::fs::read_small(&parent, file)?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Groups to remove again, unless the list is emptied.
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for location in &self.0 {
+            // The error that brought us here matters more than one of cleaning up.
+            let _ = rustix::fs::unlinkat(CWD, location, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_of_one_hierarchy_share_a_directory() {
+        let list = |entries: &[(&str, &str)]| -> Vec<(String, PathBuf)> {
+            entries.iter().map(|(name, place)| ((*name).to_owned(), PathBuf::from(place))).collect()
+        };
+        let controllers = list(&[("cpu", "/a"), ("memory", "/b"), ("cpuacct", "/a")]);
+        let expected = vec![
+            (vec!["cpu".to_owned(), "cpuacct".to_owned()], Path::new("/a")),
+            (vec!["memory".to_owned()], Path::new("/b")),
+        ];
+        assert_eq!(hierarchies(&controllers), expected);
+    }
+
+    #[test]
+    fn an_empty_cpuset_takes_what_its_parent_has() {
+        let top = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| std::fs::write(top.path().join(path), text).unwrap();
+        std::fs::create_dir(top.path().join("child")).unwrap();
+        write("cpuset.cpus", "0-3\n");
+        write("cpuset.mems", "0\n");
+        write("child/cpuset.cpus", "\n");
+        write("child/cpuset.mems", "1\n");
+        inherit(top.path(), &top.path().join("child")).unwrap();
+        let read = |path: &str| std::fs::read_to_string(top.path().join(path)).unwrap();
+        assert_eq!((read("child/cpuset.cpus"), read("child/cpuset.mems")), ("0-3".to_owned(), "1\n".to_owned()));
+    }
+
+    #[test]
+    fn what_fails_is_undone() {
+        let top = tempfile::tempdir().unwrap();
+        let good = top.path().join("good");
+        std::fs::create_dir(&good).unwrap();
+        let controllers = [("memory".to_owned(), good.clone()), ("pids".to_owned(), top.path().join("missing"))];
+        let error = Group::create(&controllers, &CgroupPath::new("/a").unwrap()).unwrap_err();
+        assert!(matches!(error, Error::Create { source: Errno::NOENT, .. }));
+        assert!(!good.join("a").exists());
+    }
+}
