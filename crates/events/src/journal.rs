@@ -124,7 +124,7 @@ impl Journal {
     /// [`Journal::subscribe`] recognises it.
     pub fn publish(&self, envelope: Envelope) -> Result<Arc<Entry>, Error> {
         envelope.check()?;
-        self.commit(0, envelope)
+        self.commit(self.shared.log(), 0, envelope)
     }
 
     /// Publishes an event that stands in a durable outbox under number `origin` (growing, not 0). The number is kept in
@@ -132,14 +132,14 @@ impl Journal {
     /// beyond [`Journal::last_origin`] nothing happens and `None` is returned.
     pub fn publish_from(&self, origin: u64, envelope: Envelope) -> Result<Option<Arc<Entry>>, Error> {
         envelope.check()?;
-        if origin <= self.last_origin() {
+        let log = self.shared.log();
+        if origin <= log.last_origin() {
             return Ok(None);
         }
-        self.commit(origin, envelope).map(Some)
+        self.commit(log, origin, envelope).map(Some)
     }
 
-    fn commit(&self, origin: u64, envelope: Envelope) -> Result<Arc<Entry>, Error> {
-        let mut log = self.shared.log();
+    fn commit(&self, mut log: MutexGuard<'_, Log>, origin: u64, envelope: Envelope) -> Result<Arc<Entry>, Error> {
         let sequence = log.append(origin, &envelope)?;
         let entry = Arc::new(Entry { sequence, envelope });
         self.shared.tail().push(Arc::clone(&entry));

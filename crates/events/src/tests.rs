@@ -360,3 +360,59 @@ fn a_dropped_segment_does_not_disturb_readers_of_the_rest() {
     assert_eq!(all(&journal), numbers(10..30));
     assert_eq!(before[1].metadata().unwrap().mode() & 0o777, 0o600);
 }
+
+/// Environment of the child that has a small file system of its own.
+const SMALL: &str = "GANTRY_TEST_SMALL_STATE";
+
+#[test]
+fn a_full_file_system_costs_old_events_not_new_ones() {
+    if let Some(state) = std::env::var_os(SMALL) {
+        return fill(Path::new(&state));
+    }
+    let state = tempfile::tempdir().unwrap();
+    // The mount is private to the child and goes with it.
+    let script = "mount -t tmpfs -o size=64k none \"$GANTRY_TEST_SMALL_STATE\" && exec \"$@\"";
+    let run = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "tests::a_full_file_system_costs_old_events_not_new_ones", "--nocapture"])
+        .env(SMALL, state.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{text}");
+}
+
+fn fill(state: &Path) {
+    // Far more segments than the file system has pages for.
+    let config = Config { retention: Retention { bytes: 1 << 30, events: 1 << 8 }, ..Config::default() };
+    let journal = open(state, config);
+    let large = "x".repeat(512);
+    for number in 0..1000 {
+        publish(&journal, &format!("{number} {large}"));
+    }
+    let kept = all(&journal);
+    assert!(kept.len() > 30 && kept.last().unwrap().starts_with("999 "), "{} kept", kept.len());
+    drop(journal);
+
+    // One segment that fills it all: nothing can give way, and the failure leaves no trace.
+    fs::remove_dir_all(state.join("io.gantry.events")).unwrap();
+    let journal = open(state, Config::default());
+    let other = state.join("other");
+    fs::write(&other, [0; 8192]).unwrap();
+    let mut published = Vec::new();
+    let error = loop {
+        let text = format!("{} {large}", published.len());
+        match journal.publish(envelope("/tasks/start", &text)) {
+            Ok(_) => published.push(text),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert_eq!(all(&journal), published);
+    fs::remove_file(other).unwrap();
+    publish(&journal, "again");
+    published.push("again".to_owned());
+    drop(journal);
+    assert_eq!(all(&open(state, Config::default())), published);
+}

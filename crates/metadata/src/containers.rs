@@ -42,7 +42,8 @@ impl<'a> Containers<'a> {
         })
     }
 
-    /// Creates one; its timestamps become now. ALREADY_EXISTS if the id is taken.
+    /// Creates one; its timestamps become now. ALREADY_EXISTS if the id is taken. INVALID_ARGUMENT, too, for one that is
+    /// larger than a value of the store may be (1 MiB, specification included).
     pub fn create(&self, scope: &Scope, mut container: Container) -> Result<Container, Error> {
         validate(&mut container)?;
         let key = Table::Container.key(scope.namespace.as_str(), &container.id);

@@ -139,10 +139,11 @@ impl<'a> Content<'a> {
             tx.unlease(scope, "ingests", reference);
             decode::<IngestRecord>("ingest", reference, &stored)
         })?;
-        if record.expected.is_empty() {
-            ignore_missing(self.0.content.abort(&writer::backend_key(&scope.namespace, reference)))?;
+        if let Ok(expected) = record.expected.parse() {
+            // Only this may have kept the bytes that it was to share.
+            self.0.gc.remove_blob(expected);
         }
-        Ok(())
+        ignore_missing(self.0.content.abort(&writer::backend_key(&scope.namespace, reference)))
     }
 
     /// Opens an ingest for writing, or makes it; what an earlier writer left is continued.

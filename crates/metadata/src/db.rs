@@ -157,8 +157,17 @@ impl Tx<'_> {
         if lease.len() > keys::LEASE_BYTES_MAX || self.get(&Table::Lease.key(namespace, lease))?.is_none() {
             return Err(Error::NoScopeLease);
         }
-        self.raw.put(&keys::member(namespace, lease, kind, id), b"")?;
+        self.add_member(namespace, lease, kind, id)?;
         Ok(true)
+    }
+
+    /// Adds a member to a lease. Nothing is written, and so nothing flushed, where it is one.
+    pub(crate) fn add_member(&mut self, namespace: &str, lease: &str, kind: &str, id: &str) -> Result<(), Error> {
+        let key = keys::member(namespace, lease, kind, id);
+        if self.get(&key)?.is_none() {
+            self.raw.put(&key, b"")?;
+        }
+        Ok(())
     }
 
     /// Takes something out of the request's lease.

@@ -78,8 +78,7 @@ impl<'a> Leases<'a> {
         check(resource)?;
         self.0.write(Durability::OnDisk, |tx| {
             tx.find_lease(namespace, lease)?;
-            tx.put(&keys::member(namespace.as_str(), lease, &resource.kind, &resource.id), b"")?;
-            Ok(())
+            tx.add_member(namespace.as_str(), lease, &resource.kind, &resource.id)
         })
     }
 

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use events::{Envelope, Journal};
+use model::{Code, Coded as _};
 use store::{Transaction, View};
 
 use crate::encoding::{EventRecord, decode};
@@ -93,8 +94,9 @@ impl Outbox {
         let mut state = self.state();
         while let Some((origin, envelope)) = state.waiting.pop_first() {
             match self.journal.publish_from(origin, envelope.clone()) {
+                Ok(_) => state.published.push(origin),
                 // Refused for what it is: it would be refused for ever, and block those behind it.
-                Ok(_) | Err(events::Error::TooLarge { .. }) => state.published.push(origin),
+                Err(error) if error.code() == Code::InvalidArgument => state.published.push(origin),
                 Err(error) => {
                     state.waiting.insert(origin, envelope);
                     return Err(error);

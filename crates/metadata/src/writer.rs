@@ -71,6 +71,7 @@ impl Writer {
         if let Some(expected) = options.expected {
             refuse_existing(inner, scope, expected)?;
         }
+        require_lease(inner, scope)?;
         let backend = backend_key(&scope.namespace, options.reference);
         let mut guards = vec![inner.guards.hold(Held::Ingest(backend.clone()))];
         let bytes = match shared(inner, options, &mut guards)? {
@@ -85,14 +86,18 @@ impl Writer {
             digest.as_str().clone_into(&mut record.expected);
         }
         // Lost at a power cut, it is an ingest to begin again; its bytes are not flushed either.
-        inner.write(Durability::Ordered, |tx| {
+        let recorded = inner.write(Durability::Ordered, |tx| {
             tx.touch_namespace(&scope.namespace)?;
             if !tx.lease(scope, "ingests", options.reference)? {
                 let expire = Timestamp { seconds: tx.now.seconds + INGEST_SECONDS, nanos: tx.now.nanos };
                 record.expire_at = Some(expire.into());
             }
             tx.put_record(&Table::Ingest.key(scope.namespace.as_str(), options.reference), &record)
-        })?;
+        });
+        if let Err(error) = recorded {
+            inner.gc.remove_ingest(backend);
+            return Err(error);
+        }
         Ok(Self {
             inner: Arc::clone(inner),
             scope: scope.clone(),
@@ -205,9 +210,13 @@ impl Writer {
                 (digest, size)
             }
         };
-        record_blob(&inner, &scope, &reference, &digest, size, labels)?;
+        let recorded = record_blob(&inner, &scope, &reference, &digest, size, labels);
         drop(guards);
-        Ok((digest, size))
+        if recorded.as_ref().is_err_and(|error| !matches!(error, Error::ContentExists(_))) {
+            // Bytes without a record, perhaps.
+            inner.gc.remove_blob(digest.clone());
+        }
+        recorded.map(|()| (digest, size))
     }
 
     /// The ingest to write to. A shared blob becomes one: with a copy of its bytes where they are wanted, as clients may
@@ -231,7 +240,10 @@ impl Writer {
                 }
                 Ok(())
             })?;
-            self.bytes = Bytes::Ingest(Box::new(ingest));
+            let shared = std::mem::replace(&mut self.bytes, Bytes::Ingest(Box::new(ingest)));
+            if let Bytes::Shared { digest, .. } = shared {
+                self.inner.gc.remove_blob(digest);
+            }
         }
         match &mut self.bytes {
             Bytes::Ingest(ingest) => Ok(ingest),
@@ -275,6 +287,16 @@ fn refuse_existing(inner: &Inner, scope: &Scope, digest: &Digest) -> Result<(), 
         }
     }
     Err(Error::ContentExists(digest.as_str().to_owned()))
+}
+
+/// Refuses a lease that does not exist before anything is made for it.
+fn require_lease(inner: &Inner, scope: &Scope) -> Result<(), Error> {
+    let Some(lease) = &scope.lease else { return Ok(()) };
+    let key = Table::Lease.key(scope.namespace.as_str(), lease);
+    if inner.store.read(|view| view.get(&key))?.is_none() {
+        return Err(Error::NoScopeLease);
+    }
+    Ok(())
 }
 
 /// The expected blob, if the store has it and its size is not another one than the client says. It is held then.

@@ -50,14 +50,9 @@ impl Inner {
         if found.is_empty() {
             return Ok(());
         }
-        // Leases that have expired cost no flush: they would expire again.
-        let only_leases = found.iter().all(|(_, garbage)| {
-            let leases = Garbage { leases: garbage.leases.clone(), ..Garbage::default() };
-            *garbage == leases
-        });
-        let durability = if only_leases { Durability::Ordered } else { Durability::OnDisk };
         let mut removed = Work::default();
-        self.write(durability, |tx| {
+        // On disk before the bytes go: a blob that has a record must have its bytes.
+        self.write(Durability::OnDisk, |tx| {
             // Found again where nobody else writes: a request may have taken something since.
             let now = tx.now;
             for (namespace, garbage) in self.garbage(tx, now)? {
@@ -115,8 +110,19 @@ impl Inner {
         Ok(())
     }
 
+    /// Removes directories of snapshots that were removed since the last run. It excludes runs, so that who waits for one
+    /// waits for this, too.
+    pub(super) fn remove_taken_snapshots(&self) {
+        let _excluded = self.runs.lock();
+        let mut left = Work::default();
+        self.remove_snapshots(self.gc.take_snapshots(), &mut left);
+        if left.orphans {
+            self.gc.find_orphans();
+        }
+    }
+
     /// Removes directories of snapshots whose records are gone. One that cannot be removed is an orphan from then on.
-    pub(super) fn remove_snapshots(&self, snapshots: Vec<(String, u64)>, left: &mut Work) {
+    fn remove_snapshots(&self, snapshots: Vec<(String, u64)>, left: &mut Work) {
         for (name, id) in snapshots {
             if let Some(snapshotter) = self.snapshotters.get(&name)
                 && snapshotter.driver().remove(id).is_err()
@@ -195,7 +201,12 @@ fn remove_records(tx: &mut Tx<'_>, namespace: &str, garbage: Garbage, removed: &
         removed.blobs.insert(digest);
     }
     for reference in garbage.ingests {
-        tx.delete(&Table::Ingest.key(namespace, &reference));
+        let key = Table::Ingest.key(namespace, &reference);
+        if let Some(stored) = tx.get(&key)? {
+            let record = decode::<IngestRecord>("ingest", &reference, &stored)?;
+            removed.blobs.extend(record.expected.parse::<Digest>());
+        }
+        tx.delete(&key);
         if let Ok(namespace) = namespace.parse::<Namespace>() {
             removed.ingests.insert(writer::backend_key(&namespace, &reference));
         }

@@ -83,10 +83,17 @@ impl Control {
         self.change(|_| {});
     }
 
-    /// The record of a blob was deleted in one namespace.
+    /// A blob was deleted in one namespace, or something that referred to it, or its record could not be written.
     pub(crate) fn remove_blob(&self, digest: Digest) {
         self.change(|state| {
             state.work.blobs.insert(digest);
+        });
+    }
+
+    /// The record of an ingest could not be written.
+    pub(crate) fn remove_ingest(&self, key: String) {
+        self.change(|state| {
+            state.work.ingests.insert(key);
         });
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::control::{Task, Work};
+use super::control::Task;
 use crate::Error;
 use crate::db::Inner;
 
@@ -75,13 +75,7 @@ fn work(inner: &Inner) {
         match inner.gc.wait() {
             Task::Stop => return,
             Task::Collect => inner.collect(),
-            Task::RemoveSnapshots => {
-                let mut left = Work::default();
-                inner.remove_snapshots(inner.gc.take_snapshots(), &mut left);
-                if left.orphans {
-                    inner.gc.find_orphans();
-                }
-            }
+            Task::RemoveSnapshots => inner.remove_taken_snapshots(),
             Task::SettleOutbox => {
                 inner.settle_outbox();
                 inner.gc.outbox_settled(inner.has_leftovers());
