@@ -25,6 +25,7 @@ pub(crate) struct Dirs {
     root: PathBuf,
     snapshots: OwnedFd,
     trash: OwnedFd,
+    /// Makes names in the trash different.
     trashed: AtomicU64,
 }
 
@@ -48,10 +49,10 @@ impl Dirs {
         };
         for name in dirs.names(dirs.snapshots.as_fd(), "snapshots")? {
             if name.starts_with("new-") {
-                dirs.discard(&name, &name)?;
+                // Only out of the way: start waits for nothing. `sweep` removes it.
+                dirs.trash(&name)?;
             }
         }
-        dirs.empty_trash()?;
         Ok(dirs)
     }
 
@@ -97,7 +98,7 @@ impl Dirs {
         let result = self.fill_and_publish(id, &new, &path, fill);
         if result.is_err() {
             // The first error is the one to tell; remains go at the next start.
-            let _ = self.discard(&new, &new);
+            let _ = self.discard(&new);
         }
         result
     }
@@ -129,15 +130,22 @@ impl Dirs {
 
     /// Frees the name of `id`, then removes its files.
     pub(crate) fn remove(&self, id: u64) -> Result<(), Error> {
-        let unique = self.trashed.fetch_add(1, Ordering::Relaxed);
-        self.discard(&id.to_string(), &format!("{id}.{unique}"))
+        self.discard(&id.to_string())
     }
 
-    /// Every id that has a directory. Removes what is left in the trash.
+    /// Every id that has a directory.
     pub(crate) fn ids(&self) -> Result<Vec<u64>, Error> {
-        self.empty_trash()?;
         let names = self.names(self.snapshots.as_fd(), "snapshots")?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Removes what is left in the trash.
+    pub(crate) fn sweep(&self) -> Result<(), Error> {
+        for name in self.names(self.trash.as_fd(), "trash")? {
+            // What is busy now is tried again next time.
+            let _ = sys::fs::remove_tree(self.trash.as_fd(), &name);
+        }
+        Ok(())
     }
 
     /// Brings the names of a snapshot's directories to disk. `fs` is its open files directory.
@@ -162,29 +170,31 @@ impl Dirs {
         Ok(true)
     }
 
-    fn discard(&self, name: &str, trash_name: &str) -> Result<(), Error> {
-        let path = || self.root.join("snapshots").join(name);
-        match rustix::fs::renameat(&self.snapshots, name, &self.trash, trash_name) {
-            Ok(()) => {}
-            Err(Errno::NOENT) => return Ok(()),
-            // An earlier process used this name in the trash and could not remove everything.
-            Err(Errno::EXIST | Errno::NOTEMPTY) => {
-                self.empty_trash()?;
-                rustix::fs::renameat(&self.snapshots, name, &self.trash, trash_name)
-                    .map_err(|e| Error::io("move to the trash", path(), e))?;
-            }
-            Err(errno) => return Err(Error::io("move to the trash", path(), errno)),
+    fn discard(&self, name: &str) -> Result<(), Error> {
+        if let Some(trashed) = self.trash(name)? {
+            // What cannot be removed now (a mount is on it in another namespace, say) is left to `sweep`.
+            let _ = sys::fs::remove_tree(self.trash.as_fd(), &trashed);
         }
-        // What cannot be removed now (a mount is on it in another namespace, say) is tried again by `ids`.
-        let _ = sys::fs::remove_tree(self.trash.as_fd(), trash_name);
         Ok(())
     }
 
-    fn empty_trash(&self) -> Result<(), Error> {
-        for name in self.names(self.trash.as_fd(), "trash")? {
-            let _ = sys::fs::remove_tree(self.trash.as_fd(), &name);
+    /// Moves a directory into the trash and tells its name there; `None` if there is no such directory.
+    fn trash(&self, name: &str) -> Result<Option<String>, Error> {
+        loop {
+            let number = self.trashed.fetch_add(1, Ordering::Relaxed);
+            let trashed = format!("{name}.{number}");
+            let flags = RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(&self.snapshots, name, &self.trash, &trashed, flags) {
+                Ok(()) => return Ok(Some(trashed)),
+                Err(Errno::NOENT) => return Ok(None),
+                // Left by an earlier process.
+                Err(Errno::EXIST) => {}
+                Err(errno) => {
+                    let path = self.root.join("snapshots").join(name);
+                    return Err(Error::io("move to the trash", path, errno));
+                }
+            }
         }
-        Ok(())
     }
 
     fn names(&self, dir: BorrowedFd<'_>, what: &str) -> Result<Vec<String>, Error> {
@@ -198,5 +208,52 @@ impl Dirs {
             }
         }
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_a_crash_leaves_is_swept() {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        let root = scratch.path().join("root");
+        let dirs = Dirs::open(&root).expect("open");
+        dirs.create(7, |_, _| Ok(())).expect("create");
+        // Half made, half removed, and a name in the trash that the next process would choose.
+        fs::create_dir_all(root.join("snapshots/new-8/fs")).expect("directory");
+        fs::create_dir_all(root.join("trash/7.0/fs/deep")).expect("directory");
+        fs::create_dir_all(root.join("trash/new-8.0")).expect("directory");
+        let dirs = Dirs::open(&root).expect("open again");
+        assert_eq!(dirs.ids().expect("ids"), [7]);
+        assert!(!root.join("snapshots/new-8").exists());
+        assert_eq!(fs::read_dir(root.join("trash")).expect("list").count(), 3);
+        dirs.sweep().expect("sweep");
+        assert_eq!(fs::read_dir(root.join("trash")).expect("list").count(), 0);
+        dirs.remove(7).expect("remove");
+        dirs.remove(7).expect("remove again");
+        assert!(dirs.ids().expect("ids").is_empty());
+    }
+
+    #[test]
+    fn a_failed_snapshot_leaves_nothing() {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        let dirs = Dirs::open(scratch.path()).expect("open");
+        let result = dirs.create(1, |_, _| Err(Error::EmptyKey));
+        assert!(matches!(result, Err(Error::EmptyKey)));
+        for dir in ["snapshots", "trash"] {
+            assert_eq!(fs::read_dir(scratch.path().join(dir)).expect("list").count(), 0, "{dir}");
+        }
+    }
+
+    #[test]
+    fn roots_that_mount_options_cannot_hold_are_refused() {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        for name in ["a,b", "a:b", r"a\b", "a\"b", "a\nb"] {
+            assert!(matches!(Dirs::open(&scratch.path().join(name)), Err(Error::Root { .. })), "{name}");
+        }
+        assert_eq!(fs::read_dir(scratch.path()).expect("list").count(), 0);
     }
 }

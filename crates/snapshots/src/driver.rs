@@ -74,6 +74,11 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Removes the directories; there need not be any. Their name is free at once, without a flush.
     fn remove(&self, id: u64) -> Result<(), Error>;
 
-    /// Every id that has directories, and removes what earlier removals left half done.
+    /// Every id that has directories.
     fn ids(&self) -> Result<Vec<u64>, Error>;
+
+    /// Removes what earlier removals left half done. May block long.
+    fn sweep(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }

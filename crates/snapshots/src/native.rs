@@ -92,4 +92,8 @@ impl Driver for Native {
     fn ids(&self) -> Result<Vec<u64>, Error> {
         self.dirs.ids()
     }
+
+    fn sweep(&self) -> Result<(), Error> {
+        self.dirs.sweep()
+    }
 }

@@ -153,6 +153,10 @@ impl Driver for Overlay {
     fn ids(&self) -> Result<Vec<u64>, Error> {
         self.dirs.ids()
     }
+
+    fn sweep(&self) -> Result<(), Error> {
+        self.dirs.sweep()
+    }
 }
 
 /// Brings the files of `id` to disk and measures them.

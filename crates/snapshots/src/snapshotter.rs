@@ -53,11 +53,13 @@ impl Snapshotter {
         Ok(pending)
     }
 
-    /// Removes the directories that neither a record nor a pending snapshot holds, and returns how many there were.
+    /// Removes the directories that neither a record nor a pending snapshot holds, and returns how many there were. Also
+    /// finishes removals that a crash cut short. May block long.
     ///
     /// `live` is called after the directories were listed and must read the records then ([`records::live_ids`]): a
     /// snapshot that was pending at the listing is seen by one of the two.
     pub fn collect(&self, live: impl FnOnce() -> Result<HashSet<u64>, Error>) -> Result<usize, Error> {
+        self.driver.sweep()?;
         let mut ids = self.driver.ids()?;
         if ids.is_empty() {
             return Ok(0);
