@@ -47,7 +47,7 @@ pub(crate) fn assemble(
     gate: Option<Gate>,
     cgroup: &cgroups::Cgroup,
 ) -> Result<Assembled, Error> {
-    let mut script = Script { intermediate: Vec::new(), fork: None, steps: Vec::new(), null: None };
+    let mut script = Script::only_program(plan.process.program_name());
     let mut new = plan.spaces.new;
     let mut admission = Admission::Open;
     let mut list = Vec::new();
@@ -546,6 +546,7 @@ pub(crate) fn process(plan: &ProcessPlan, host: &HostFeatures, stdio: Stdio) -> 
         candidates,
         searched,
         arguments: StringArray::new(plan.arguments.clone()),
+        find_home: !plan.environment.iter().any(|entry| entry.as_bytes().starts_with(b"HOME=")),
         environment: StringArray::new(plan.environment.clone()),
         uid: plan.uid,
         gid: plan.gid,

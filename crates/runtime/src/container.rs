@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use model::record::ProcessIdentity;
 use oci::runtime::Hook;
 use rustix::event::epoll;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{Capabilities, Filter, RECORD_BYTES, Record, Script};
-use crate::hooks::{HookRunner, HookState};
-use crate::{Error, ExecOptions, Execing, HostFeatures, Operation, ProcessIo, describe};
+use crate::hooks::{HookRunner, HookState, state_around_pid};
+use crate::{Error, ExecOptions, Execing, Gate, HostFeatures, Operation, Plan, PlanOptions, ProcessIo, describe};
 
 /// Where a container stands (runtime-spec, runtime, "State"), with runc's `paused` added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,47 @@ pub(crate) struct Remains {
     pub(crate) hook_state: HookState,
 }
 
+impl Remains {
+    /// What is kept, and the warnings of the plan.
+    pub(crate) fn of(plan: Plan) -> (Self, Vec<String>) {
+        let hook_state = HookState { around_pid: state_around_pid(&plan, "creating"), bundle: plan.bundle.clone() };
+        let remains = Self {
+            id: plan.id,
+            bundle: plan.bundle,
+            spaces: plan.spaces.kinds(),
+            filter: plan.process.filter,
+            capabilities: plan.process.capabilities,
+            limits: plan.process.limits,
+            no_new_privileges: plan.process.no_new_privileges,
+            poststart: plan.hooks.poststart,
+            poststop: plan.hooks.poststop,
+            hook_state,
+        };
+        (remains, plan.process.warnings)
+    }
+}
+
+/// The way to start a created container.
+#[derive(Debug)]
+pub(crate) struct StartGate {
+    /// `None`: the same as `report`.
+    start: Option<OwnedFd>,
+    report: OwnedFd,
+    program: String,
+}
+
+impl StartGate {
+    /// The socket that creator and container share; it does not block.
+    pub(crate) fn socket(sync: OwnedFd, program: String) -> Self {
+        Self { start: None, report: sync, program }
+    }
+
+    fn fifos(gate: Gate, program: String) -> Result<Self, Error> {
+        rustix::io::ioctl_fionbio(&gate.report, true).map_err(|errno| Error::Wait { source: errno.into() })?;
+        Ok(Self { start: Some(gate.start), report: gate.report, program })
+    }
+}
+
 /// A container that was set up.
 ///
 /// ```text
@@ -85,7 +127,7 @@ pub struct Container {
     console: Option<OwnedFd>,
     warnings: Vec<String>,
     /// The way to start it; taken by the start.
-    gate: Option<(OwnedFd, Script)>,
+    gate: Option<StartGate>,
     started: bool,
 }
 
@@ -97,12 +139,48 @@ impl Container {
         (pid, pidfd): (u32, OwnedFd),
         console: Option<OwnedFd>,
         warnings: Vec<String>,
-        gate: Option<(OwnedFd, Script)>,
+        gate: Option<StartGate>,
     ) -> Result<Self, Error> {
         let identity = identity(pid)?;
-        // Descriptors of mounts and namespaces are of no use any more.
-        let gate = gate.map(|(sync, script)| (sync, script.only_process()));
         Ok(Self { remains, cgroup, host, identity, pidfd, console, warnings, gate, started: false })
+    }
+
+    /// A container that another process made, by its state and its specification. If its init is gone, it is
+    /// stopped; whether it was reaped makes no difference.
+    ///
+    /// With `gate` a created container can be started: the writing end of the one FIFO, the reading end of the other.
+    pub fn open(state: &State, spec: &oci::Spec, host: &HostFeatures, gate: Option<Gate>) -> Result<Self, Error> {
+        let options = PlanOptions { id: state.id.clone(), bundle: state.bundle.clone(), ..PlanOptions::default() };
+        let plan = Plan::new(spec, host, &options)?;
+        let program = plan.process.program_name();
+        let (remains, warnings) = Remains::of(plan);
+        let expected = sys::process::ProcessIdentity { pid: state.init.pid, start_time: state.init.start_time };
+        let pidfd = match sys::process::pidfd_of(expected) {
+            Ok(pidfd) => pidfd,
+            // Something that is readable for ever, as the pidfd of an ended process is.
+            Err(Errno::SRCH) => rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| Error::host("opening /dev/null", errno))?,
+            Err(errno) => return Err(Error::host(format!("looking for process {}", state.init.pid), errno)),
+        };
+        let failed = |source| Error::Cgroup { operation: format!("opening cgroup {}", state.cgroup), source };
+        let path = cgroups::CgroupPath::new(&state.cgroup).map_err(failed)?;
+        let cgroup = match cgroups::Cgroup::open(&host.cgroups, &path) {
+            // Somebody has removed it after the container's end; the delete will do so again.
+            Err(cgroups::Error::Gone { .. }) => cgroups::Cgroup::create(&host.cgroups, &path),
+            other => other,
+        };
+        let gate = gate.map(|gate| StartGate::fifos(gate, program)).transpose()?;
+        Ok(Self {
+            remains,
+            cgroup: cgroup.map_err(failed)?,
+            host: host.clone(),
+            identity: state.init,
+            pidfd,
+            console: None,
+            warnings,
+            gate,
+            started: state.started,
+        })
     }
 
     /// The container's id.
@@ -150,14 +228,13 @@ impl Container {
     /// that was made with a [`crate::Gate`].
     pub fn start(&mut self) -> Result<Starting, Error> {
         let status = self.status();
-        let (sync, script) = match (status, self.gate.take()) {
+        let gate = match (status, self.gate.take()) {
             (Status::Created, Some(gate)) => gate,
             (status, _) => return Err(Error::State { operation: "start", status: status.as_str() }),
         };
-        rustix::net::send(&sync, &[1], rustix::net::SendFlags::NOSIGNAL)
-            .map_err(|errno| Error::Wait { source: errno.into() })?;
+        let starting = Starting::new(gate, self)?;
         self.started = true;
-        Starting::new(sync, script, self)
+        Ok(starting)
     }
 
     /// Sends a signal to init. [`Error::Finished`] if it has ended.
@@ -167,7 +244,7 @@ impl Container {
         }
         match sys::process::pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) => Ok(()),
-            Err(Errno::SRCH) => Err(Error::Finished),
+            Err(Errno::SRCH | Errno::BADF) => Err(Error::Finished),
             Err(errno) => Err(Error::host(format!("sending signal {signal}"), errno)),
         }
     }
@@ -306,13 +383,13 @@ pub(crate) fn ended(pidfd: BorrowedFd<'_>) -> bool {
     sys::fs::poll_readable(pidfd, Some(std::time::Duration::ZERO)).unwrap_or(true)
 }
 
-/// Hears how an exec goes: the end of the file means that the program runs.
-pub(crate) fn hear_exec(sync: BorrowedFd<'_>, script: &Script) -> Result<bool, Error> {
+/// Hears how an exec goes: the end of the file means that the program runs. The descriptor must not block.
+pub(crate) fn hear_exec(report: BorrowedFd<'_>, script: &Script) -> Result<bool, Error> {
     let mut bytes = [0; RECORD_BYTES];
     loop {
-        return match rustix::net::recv(sync, &mut bytes, rustix::net::RecvFlags::DONTWAIT) {
-            Ok((_, 0)) | Err(Errno::CONNRESET) => Ok(true),
-            Ok((_, length)) => match bytes.get(..length).and_then(Record::from_bytes) {
+        return match rustix::io::read(report, &mut bytes) {
+            Ok(0) | Err(Errno::CONNRESET) => Ok(true),
+            Ok(length) => match bytes.get(..length).and_then(Record::from_bytes) {
                 Some(record) => Err(describe::failure(script, record)),
                 None => Err(Error::Wait { source: Errno::PROTO.into() }),
             },
@@ -328,24 +405,34 @@ pub(crate) fn hear_exec(sync: BorrowedFd<'_>, script: &Script) -> Result<bool, E
 /// An error after the program has started (of a poststart hook) leaves it running; the caller decides.
 #[derive(Debug)]
 pub struct Starting {
-    sync: Option<OwnedFd>,
+    report: Option<OwnedFd>,
     script: Script,
     hooks: Option<HookRunner>,
     events: Option<OwnedFd>,
 }
 
 impl Starting {
-    fn new(sync: OwnedFd, script: Script, container: &Container) -> Result<Self, Error> {
+    fn new(gate: StartGate, container: &Container) -> Result<Self, Error> {
         let remains = &container.remains;
-        if remains.poststart.is_empty() {
-            return Ok(Self { sync: Some(sync), script, hooks: None, events: None });
+        let mut starting =
+            Self { report: Some(gate.report), script: Script::only_program(gate.program), hooks: None, events: None };
+        let Some(report) = &starting.report else { return Ok(starting) };
+        if !remains.poststart.is_empty() {
+            let failed = |errno| Error::host("making an event descriptor", errno);
+            let state = remains.hook_state.with_status("running");
+            let hooks = HookRunner::new(&remains.poststart, &state, container.pid())?;
+            let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+            epoll::add(&events, report, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
+            epoll::add(&events, hooks.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN)
+                .map_err(failed)?;
+            (starting.hooks, starting.events) = (Some(hooks), Some(events));
         }
-        let failed = |errno| Error::host("making an event descriptor", errno);
-        let hooks = HookRunner::new(&remains.poststart, &remains.hook_state.with_status("running"), container.pid())?;
-        let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        epoll::add(&events, &sync, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
-        epoll::add(&events, hooks.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN).map_err(failed)?;
-        Ok(Self { sync: Some(sync), script, hooks: Some(hooks), events: Some(events) })
+        match rustix::io::write(gate.start.as_ref().unwrap_or(report), &[1]) {
+            Ok(_) => Ok(starting),
+            // What it died of is read from the report.
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(starting),
+            Err(errno) => Err(Error::Wait { source: errno.into() }),
+        }
     }
 }
 
@@ -353,19 +440,19 @@ impl Operation for Starting {
     type Output = ();
 
     fn poll_fd(&self) -> BorrowedFd<'_> {
-        match (&self.events, &self.sync) {
+        match (&self.events, &self.report) {
             (Some(events), _) => events.as_fd(),
-            (None, Some(sync)) => sync.as_fd(),
+            (None, Some(report)) => report.as_fd(),
             (None, None) => rustix::fs::CWD,
         }
     }
 
     fn advance(&mut self) -> Result<Option<()>, Error> {
-        if let Some(sync) = &self.sync {
-            if !hear_exec(sync.as_fd(), &self.script)? {
+        if let Some(report) = &self.report {
+            if !hear_exec(report.as_fd(), &self.script)? {
                 return Ok(None);
             }
-            self.sync = None;
+            self.report = None;
         }
         let done = match &mut self.hooks {
             Some(hooks) => hooks.advance()?,

@@ -10,7 +10,7 @@ use sys::clone::Forked;
 
 use crate::assemble::{Assembled, assemble};
 use crate::child::{self, Kind, RECORD_BYTES, Record, Script};
-use crate::container::Remains;
+use crate::container::{Remains, StartGate};
 use crate::hooks::{HookRunner, HookState, state_around_pid};
 use crate::{Container, Error, Gate, HostFeatures, Operation, Plan, ProcessIo, describe};
 
@@ -96,6 +96,7 @@ impl Cloned {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| Error::host("making a socket pair", errno))?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| Error::host("preparing a socket", errno))?;
         // SAFETY: this process has one thread, as just checked; the child runs nothing but the script, which ends in
         // an exec or _exit.
         #[expect(unsafe_code, reason = "the one place where a container's process comes to be")]
@@ -121,7 +122,7 @@ impl Cloned {
             let mut bytes = [0; RECORD_BYTES];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let flags = RecvFlags::CMSG_CLOEXEC;
             let length = match rustix::net::recvmsg(sync, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
                 Ok(message) => message.bytes,
                 Err(Errno::AGAIN) => return Ok(Said::Nothing),
@@ -280,23 +281,14 @@ impl Creating {
         let missing = || Error::Wait { source: Errno::INVAL.into() };
         let plan = self.plan.take().ok_or_else(missing)?;
         let cgroup = self.cgroup.take().ok_or_else(missing)?;
-        let remains = Remains {
-            id: plan.id,
-            bundle: plan.bundle,
-            spaces: plan.spaces.kinds(),
-            filter: plan.process.filter,
-            capabilities: plan.process.capabilities,
-            limits: plan.process.limits,
-            no_new_privileges: plan.process.no_new_privileges,
-            poststart: plan.hooks.poststart,
-            poststop: plan.hooks.poststop,
-            hook_state: self.hook_state.clone(),
-        };
-        let mut warnings = plan.process.warnings;
+        let program = plan.process.program_name();
+        let (remains, process_warnings) = Remains::of(plan);
+        let mut warnings = process_warnings;
         warnings.append(&mut self.process.warnings);
-        let sync = self.process.sync.take().filter(|_| !self.gated);
+        let gate = self.process.sync.take().filter(|_| !self.gated).map(|sync| StartGate::socket(sync, program));
         let pidfd = self.process.pidfd.take().ok_or_else(missing)?;
-        let script = std::mem::replace(&mut self.process.script, Script::empty());
+        // Descriptors of mounts and namespaces are of no use any more.
+        self.process.script = Script::empty();
         Container::created(
             remains,
             cgroup,
@@ -304,7 +296,7 @@ impl Creating {
             (self.process.pid, pidfd),
             self.process.console.take(),
             warnings,
-            sync.map(|sync| (sync, script)),
+            gate,
         )
     }
 }

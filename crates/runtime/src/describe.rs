@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::Error;
-use crate::child::{Awaited, HookKind, Kind, Process, Record, Script, Step};
+use crate::child::{Awaited, HookKind, Kind, Record, Script, Step};
 
 /// What the step does, for an error that a cause is added to.
 pub(crate) fn step(script: &Script, number: u32) -> String {
@@ -56,15 +56,6 @@ fn text(step: &Step) -> String {
     }
 }
 
-fn process(script: &Script) -> Option<&Process> {
-    script.steps.iter().find_map(|step| if let Step::Process(process) = step { Some(&**process) } else { None })
-}
-
-fn program(script: &Script) -> String {
-    let name = process(script).and_then(|process| process.arguments.first());
-    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
 /// The words of libc for an error number, in the form that Go prints them and clients look for.
 fn errno_text(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
@@ -80,7 +71,7 @@ fn errno_text(errno: i32) -> String {
 pub(crate) fn failure(script: &Script, record: Record) -> Error {
     match record.kind {
         Kind::Program => {
-            let name = program(script);
+            let name = script.program.as_str();
             let problem = if record.errno == 0 {
                 format!("exec: {name:?}: executable file not found in $PATH")
             } else if record.value != 0 {
@@ -90,7 +81,7 @@ pub(crate) fn failure(script: &Script, record: Record) -> Error {
             };
             Error::Program { problem }
         }
-        Kind::Exec => Error::Program { problem: format!("exec {}: {}", program(script), errno_text(record.errno)) },
+        Kind::Exec => Error::Program { problem: format!("exec {}: {}", script.program, errno_text(record.errno)) },
         Kind::Hook => {
             let found = find(script, record.step);
             let (kind, index) = match found {

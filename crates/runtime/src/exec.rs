@@ -114,7 +114,7 @@ impl Execing {
         steps.push(Step::OwnRoot);
         steps.extend(console);
         steps.push(Step::Process(Box::new(program)));
-        Ok(Script { intermediate, fork: Some(flags::PARENT), steps, null: None })
+        Ok(Script { program: plan.program_name(), intermediate, fork: Some(flags::PARENT), steps, null: None })
     }
 
     /// Puts the new process into the container's cgroup and lets it go on.

@@ -71,3 +71,15 @@ pub fn wait<O: Operation>(operation: &mut O) -> Result<O::Output, Error> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A caller may keep them in a task of an executor that wants this, one thread or not.
+    #[test]
+    fn operations_can_be_sent() {
+        fn send<T: Send>() {}
+        send::<(Plan, Creating, Container, Starting, Execing, Deleting)>();
+    }
+}

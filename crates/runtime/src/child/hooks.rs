@@ -85,11 +85,11 @@ fn execute(hook: &Hook, input: BorrowedFd<'_>) -> ! {
         let _ = super::program::duplicate(null.as_fd(), 2);
     }
     let path: &CStr = &hook.path;
-    let (arguments, environment) = (hook.arguments.pointers(), hook.environment.pointers());
+    let (arguments, environment) = (hook.arguments.as_ptr(), hook.environment.as_ptr());
     // SAFETY: the path is a C string; both arrays end with null and their strings live in `hook`.
     #[expect(unsafe_code, reason = "execve takes raw pointers")]
     unsafe {
-        libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr())
+        libc::execve(path.as_ptr(), arguments, environment)
     };
     exit_now(NOT_EXECUTED)
 }

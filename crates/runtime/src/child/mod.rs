@@ -8,6 +8,7 @@
 
 mod creds;
 mod devices;
+mod home;
 mod hooks;
 mod mounts;
 mod path;

@@ -150,7 +150,7 @@ impl Text {
         Self { bytes: [0; PATH_BYTES], length: 0 }
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 
-use super::{Child, Kind, Process, Record, Stdio, creds, path, send, wait_for_byte};
+use super::path::Text;
+use super::{Child, Kind, Process, Record, Stdio, creds, home, path, send, wait_for_byte};
 
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
@@ -31,6 +32,11 @@ impl Child<'_> {
         }
         rustix::process::umask(Mode::from_raw_mode(process.umask));
         let entered = self.enter_directory(process)?;
+        let mut home = Text::new();
+        if process.find_home {
+            home::find(process.uid, &mut home)?;
+            process.environment.add(home.as_c_str()?);
+        }
         if process.no_new_privileges {
             rustix::thread::set_no_new_privs(true)?;
         }
@@ -219,11 +225,11 @@ fn close_later(process: &Process) {
 }
 
 fn execute(program: &CStr, process: &Process) -> Errno {
-    let (arguments, environment) = (process.arguments.pointers(), process.environment.pointers());
+    let (arguments, environment) = (process.arguments.as_ptr(), process.environment.as_ptr());
     // SAFETY: the program is a C string; both arrays end with null and their strings live in `process`.
     #[expect(unsafe_code, reason = "execve takes raw pointers")]
     unsafe {
-        libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr())
+        libc::execve(program.as_ptr(), arguments, environment)
     };
     last_errno()
 }

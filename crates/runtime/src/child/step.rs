@@ -1,5 +1,7 @@
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use rustix::fs::Gid;
 use rustix::process::{Resource, Rlimit};
@@ -8,6 +10,8 @@ use sys::seccomp::Instruction;
 /// All that the child does. The parent keeps its copy to say in words what a step number means.
 #[derive(Debug)]
 pub(crate) struct Script {
+    /// The program's name, for errors.
+    pub(crate) program: String,
     /// Done before [`Script::fork`], in a process that then ends.
     pub(crate) intermediate: Vec<Step>,
     /// Flags of the second clone; `None`: there is none.
@@ -20,13 +24,12 @@ pub(crate) struct Script {
 
 impl Script {
     pub(crate) fn empty() -> Self {
-        Self { intermediate: Vec::new(), fork: None, steps: Vec::new(), null: None }
+        Self { program: String::new(), intermediate: Vec::new(), fork: None, steps: Vec::new(), null: None }
     }
 
     /// Only what is needed to tell how the exec failed.
-    pub(crate) fn only_process(self) -> Self {
-        let steps = self.steps.into_iter().filter(|step| matches!(step, Step::Process(_))).collect();
-        Self { steps, ..Self::empty() }
+    pub(crate) fn only_program(program: String) -> Self {
+        Self { program, ..Self::empty() }
     }
 }
 
@@ -214,7 +217,7 @@ pub(crate) struct Hook {
 /// A system call filter.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
-    pub(crate) program: std::sync::Arc<[Instruction]>,
+    pub(crate) program: Arc<[Instruction]>,
     pub(crate) flags: u32,
 }
 
@@ -235,6 +238,8 @@ pub(crate) struct Process {
     pub(crate) searched: bool,
     pub(crate) arguments: StringArray,
     pub(crate) environment: StringArray,
+    /// Whether `HOME` has to be looked up in the container's `/etc/passwd`.
+    pub(crate) find_home: bool,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<Gid>,
@@ -270,31 +275,30 @@ pub(crate) struct Capabilities {
 /// Strings as `execve` takes them.
 #[derive(Debug, Default)]
 pub(crate) struct StringArray {
-    strings: Vec<CString>,
-    pointers: Vec<*const c_char>,
+    /// Owns what the pointers point at.
+    _strings: Vec<CString>,
+    /// Atomic, because the child may put in one more and the parent's copy may move between threads.
+    pointers: Vec<AtomicPtr<c_char>>,
 }
-
-// SAFETY: the pointers are to bytes that the same value owns, on the heap; they go where it goes, and nobody writes.
-#[expect(unsafe_code, reason = "raw pointers are not Send, but these point to what the value owns")]
-unsafe impl Send for StringArray {}
-
-// SAFETY: as above; a shared reference allows reading only.
-#[expect(unsafe_code, reason = "raw pointers are not Sync, but these point to what the value owns")]
-unsafe impl Sync for StringArray {}
 
 impl StringArray {
     pub(crate) fn new(strings: Vec<CString>) -> Self {
-        // The bytes of a CString stay where they are when it moves.
-        let pointers = strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
-        Self { strings, pointers }
+        // The bytes of a CString stay where they are when it moves. There is room for one more, and the end.
+        let spare = [std::ptr::null_mut(), std::ptr::null_mut()];
+        let pointers = strings.iter().map(|text| text.as_ptr().cast_mut()).chain(spare).map(AtomicPtr::new).collect();
+        Self { _strings: strings, pointers }
     }
 
     /// Null-terminated; valid as long as `self`.
-    pub(crate) fn pointers(&self) -> &[*const c_char] {
-        &self.pointers
+    pub(crate) fn as_ptr(&self) -> *const *const c_char {
+        // An atomic pointer has the representation of a pointer.
+        self.pointers.as_ptr().cast()
     }
 
-    pub(crate) fn first(&self) -> Option<&CString> {
-        self.strings.first()
+    /// Adds one more string, which must live until the exec. Once only.
+    pub(crate) fn add(&self, text: &CStr) {
+        if let Some(spare) = self.pointers.iter().rev().nth(1) {
+            spare.store(text.as_ptr().cast_mut(), Ordering::Relaxed);
+        }
     }
 }

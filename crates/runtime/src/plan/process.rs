@@ -71,6 +71,11 @@ impl ProcessPlan {
         })
     }
 
+    /// The program as the document names it.
+    pub(crate) fn program_name(&self) -> String {
+        self.arguments.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// Where the program may be: the places in order, and whether they come from `PATH`.
     pub(crate) fn candidates(&self) -> (Vec<CString>, bool) {
         let Some(name) = self.arguments.first() else { return (Vec::new(), false) };

@@ -1,7 +1,7 @@
 //! What a profile does with each system call number.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use oci::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator};
 
@@ -38,7 +38,7 @@ pub(super) struct Rule {
 pub(super) enum Fate {
     Return(u32),
     /// The first rule that fits, else the action behind.
-    Rules(Rc<[Rule]>, u32),
+    Rules(Arc<[Rule]>, u32),
 }
 
 /// Numbers from `first` on, up to the next range.
@@ -157,14 +157,14 @@ fn merge<'spec>(
             vacant.insert(Fate::Return(action));
         }
         Entry::Vacant(vacant) => {
-            vacant.insert(Fate::Rules(Rc::from(rules), default));
+            vacant.insert(Fate::Rules(Arc::from(rules), default));
         }
         Entry::Occupied(mut occupied) => match occupied.get_mut() {
             Fate::Return(_) => {}
             fate @ Fate::Rules(..) if rules.is_empty() => *fate = Fate::Return(action),
             Fate::Rules(known, _) => {
                 let joined: Vec<Rule> = known.iter().chain(rules).cloned().collect();
-                *known = Rc::from(joined);
+                *known = Arc::from(joined);
             }
         },
     }

@@ -5,7 +5,9 @@
 
 mod basic;
 mod fixture;
+mod hooks;
 mod process;
+mod resources;
 mod rootfs;
 mod spaces;
 
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
         let _ = writeln!(out, "SKIP containers: {reason}");
         return ExitCode::SUCCESS;
     }
-    let cases = [basic::CASES, spaces::CASES, rootfs::CASES, process::CASES].concat();
+    let cases = [basic::CASES, spaces::CASES, rootfs::CASES, process::CASES, hooks::CASES, resources::CASES].concat();
     let mut failed = Vec::new();
     for (name, case) in cases {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {

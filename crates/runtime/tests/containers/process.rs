@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     ("no new privileges", no_new_privileges),
     ("seccomp", seccomp),
     ("working directory", working_directory),
+    ("home", home),
     ("descriptors", descriptors),
     ("console", console),
     ("exec", execs),
@@ -142,6 +143,31 @@ fn working_directory() {
     assert_eq!(at("/tmp/../etc").output(), "/etc\n");
     let error = at("/etc/passwd").error();
     assert!(error.contains("not a directory"), "{error}");
+}
+
+fn home() {
+    let bundle = |uid: u32| {
+        let bundle = Bundle::new("echo $HOME").with(|spec| {
+            spec["process"]["env"] = json!(["PATH=/bin"]);
+            spec["process"]["user"] = json!({"uid": uid, "gid": uid});
+        });
+        let long = format!("long:x:7:7:{}:/long:/bin/sh\n", "x".repeat(5000));
+        let text = "x:x:5:5::/five:/bin/sh\n".to_owned()
+            + &"filler:x:99:99::/none:/bin/sh\n".repeat(300)
+            + "y:x:6:6::/six:\n"
+            + &long;
+        std::fs::write(bundle.rootfs().join("etc/passwd"), text).unwrap();
+        bundle
+    };
+    for (uid, want) in [(5, "/five\n"), (6, "/six\n"), (7, "/\n"), (8, "/\n")] {
+        assert_eq!(bundle(uid).output(), want, "{uid}");
+    }
+    let pipe = bundle(5);
+    std::fs::remove_file(pipe.rootfs().join("etc/passwd")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, pipe.rootfs().join("etc/passwd"), rustix::fs::FileType::Fifo, 0o644.into(), 0)
+        .unwrap();
+    assert_eq!(pipe.output(), "/\n");
+    assert_eq!(Bundle::new("echo $HOME").output(), "/root\n");
 }
 
 /// Nothing but the standard streams reaches the program, although descriptors without close-on-exec are open here.

@@ -1,0 +1,98 @@
+//! Limits as the cgroup shows them, and what is left of it afterwards.
+
+use std::path::PathBuf;
+
+use cgroups::Host;
+use serde_json::json;
+
+use crate::Case;
+use crate::fixture::{Bundle, end, streams};
+
+pub(crate) const CASES: &[Case] =
+    &[("limits", limits), ("update", update), ("cgroup mounts", cgroup_mounts), ("device rules", device_rules)];
+
+/// Where a controller's files of the bundle's cgroup are; `None` where this host has no such controller.
+fn place(bundle: &Bundle, controller: &str) -> Option<PathBuf> {
+    let path = bundle.spec["linux"]["cgroupsPath"].as_str().unwrap().trim_start_matches('/');
+    match &bundle.host.cgroups {
+        Host::V1 { controllers } => {
+            controllers.iter().find(|(name, _)| name == controller).map(|(_, mount)| mount.join(path))
+        }
+        Host::V2 { mount } => Some(mount.join(path)),
+    }
+}
+
+fn value(bundle: &Bundle, controller: &str, v1: &str, v2: &str) -> Option<String> {
+    let file = if bundle.host.cgroups.is_v2() { v2 } else { v1 };
+    let text = std::fs::read_to_string(place(bundle, controller)?.join(file)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn limits() {
+    let bundle = Bundle::new("sleep 1000").with(|spec| {
+        spec["linux"]["resources"] =
+            json!({"memory": {"limit": 33_554_432}, "pids": {"limit": 17}, "cpu": {"shares": 512, "quota": 20000, "period": 100_000}});
+    });
+    if bundle.host.cgroups.is_v2() && place(&bundle, "memory").is_none() {
+        return;
+    }
+    let (io, _) = streams();
+    let mut container = bundle.create(io).unwrap();
+    runtime::wait(&mut container.start().unwrap()).unwrap();
+    if let Some(limit) = value(&bundle, "memory", "memory.limit_in_bytes", "memory.max") {
+        assert_eq!(limit, "33554432");
+    }
+    if let Some(limit) = value(&bundle, "pids", "pids.max", "pids.max") {
+        assert_eq!(limit, "17");
+    }
+    if let Some(procs) = value(&bundle, "pids", "cgroup.procs", "cgroup.procs") {
+        assert_eq!(procs, container.pid().to_string());
+    }
+    assert_eq!(container.pids().unwrap(), [container.pid()]);
+    let gone = place(&bundle, "memory");
+    end(container);
+    assert!(gone.is_none_or(|path| !path.exists()), "the cgroup is left");
+}
+
+fn update() {
+    let bundle = Bundle::new("sleep 1000");
+    let (io, _) = streams();
+    let mut container = bundle.create(io).unwrap();
+    let resources = oci::parse_resources(br#"{"pids":{"limit":77}}"#).unwrap();
+    if place(&bundle, "pids").is_some_and(|path| path.join("pids.max").exists()) {
+        container.update(&resources).unwrap();
+        assert_eq!(value(&bundle, "pids", "pids.max", "pids.max").unwrap(), "77");
+    }
+    end(container);
+}
+
+fn cgroup_mounts() {
+    for own in [true, false] {
+        let bundle = Bundle::new("cat /proc/self/cgroup; ls /sys/fs/cgroup; cat /proc/self/mountinfo | grep -c cgroup")
+            .with(|spec| {
+                if !own {
+                    spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|space| space["type"] != "cgroup");
+                }
+            });
+        let output = bundle.output();
+        let path = bundle.spec["linux"]["cgroupsPath"].as_str().unwrap();
+        assert_eq!(output.contains(path), !own, "{output}");
+        if let Host::V1 { controllers } = &bundle.host.cgroups {
+            for (name, _) in controllers.iter().filter(|(name, _)| !name.starts_with("name=")) {
+                assert!(output.lines().any(|line| line == name), "{name}: {output}");
+            }
+        }
+        let write = Bundle::new("touch /sys/fs/cgroup/x 2>/dev/null || echo refused");
+        assert_eq!(write.output(), "refused\n");
+    }
+}
+
+fn device_rules() {
+    // /dev/kmsg (1:11) may be made, as CAP_MKNOD is there, but not opened.
+    let bundle =
+        Bundle::new("mknod /dev/k c 1 11 && (: < /dev/k) 2>/dev/null || echo refused; : < /dev/zero && echo ok");
+    let output = bundle.output();
+    if bundle.host.cgroups.is_v2() || place(&bundle, "devices").is_some() {
+        assert_eq!(output, "refused\nok\n");
+    }
+}
