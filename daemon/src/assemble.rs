@@ -69,8 +69,10 @@ fn metadata(root: &Path, journal: Journal) -> anyhow::Result<(Metadata, Vec<Plug
         Plugin::new("content.v1", "content").export("root", text(&content_path)),
     ];
     type Opened = Result<Arc<dyn Driver>, snapshots::Error>;
-    let native: Opened = Native::open(root).map(|driver| Arc::new(driver) as _);
-    let overlay: Opened = Overlay::open(root, OverlayOptions::default()).map(|driver| Arc::new(driver) as _);
+    let directory = |name: &str| root.join(format!("io.containerd.snapshotter.v1.{name}"));
+    let native: Opened = Native::open(&directory("native")).map(|driver| Arc::new(driver) as _);
+    let overlay: Opened =
+        Overlay::open(&directory("overlayfs"), OverlayOptions::default()).map(|driver| Arc::new(driver) as _);
     for (name, driver) in [("native", native), ("overlayfs", overlay)] {
         let plugin = Plugin::new("snapshotter.v1", name).platform();
         match driver {

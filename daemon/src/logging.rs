@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::Debug;
 
 /// Libraries below the API log every frame; they are wanted only with `trace`, and then one level lower.
-const CHATTY: [&str; 5] = ["h2", "hyper", "hyper_util", "tower", "sled"];
+const CHATTY: [&str; 7] = ["h2", "hyper", "hyper_util", "loona_hpack", "sled", "tonic", "tower"];
 
 /// Starts logging as configured.
 pub(crate) fn start(debug: &Debug) -> anyhow::Result<()> {

@@ -49,6 +49,8 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let signal = signals.stop().await;
     tracing::info!(signal, "stopping; containers keep running");
     notify(&[NotifyState::Stopping]);
+    // While it is still ours: once nobody answers there, a successor may put its own in its place.
+    socket::remove(&config.grpc);
     health.stop().await;
     stop.send_replace(true);
     drain(api, &mut signals).await?;
@@ -64,8 +66,13 @@ async fn open(config: &Config, stopping: watch::Receiver<bool>) -> anyhow::Resul
     }
     // The socket is taken first: it tells a second daemon with the same address from a stale socket.
     let listener = socket::listen(&config.grpc)?;
-    let engines = assemble::engines(config, stopping).await?;
-    Ok((engines, listener))
+    match assemble::engines(config, stopping).await {
+        Ok(engines) => Ok((engines, listener)),
+        Err(error) => {
+            socket::remove(&config.grpc);
+            Err(error)
+        }
+    }
 }
 
 /// Waits for the requests that are running, for the grace time or until a second signal.

@@ -32,6 +32,13 @@ pub(crate) fn listen(grpc: &Grpc) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Takes the socket away, so that clients see at once that nobody serves.
+pub(crate) fn remove(grpc: &Grpc) {
+    if let Err(error) = fs::remove_file(&grpc.address) {
+        tracing::warn!(address = grpc.address, %error, "cannot remove the socket");
+    }
+}
+
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -71,7 +71,7 @@ where
 fn log(method: &str, started: Instant, response: &http::Response<Body>) {
     let took_us = started.elapsed().as_micros();
     match Status::from_header_map(response.headers()) {
-        Some(status) => tracing::debug!(method, took_us, code = ?status.code(), message = status.message(), "refused"),
+        Some(status) => tracing::debug!(method, took_us, code = ?status.code(), text = status.message(), "refused"),
         None => tracing::debug!(method, took_us, "served"),
     }
 }
