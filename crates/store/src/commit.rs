@@ -103,12 +103,7 @@ impl Inner {
             };
         }
         let log_bytes = commit.pending.log_bytes + transaction.log_bytes() as u64;
-        if let Err(error) = engine.space.admit(log_bytes, false) {
-            if !error.is_no_space() || !transaction.deletes()? {
-                return Err(error.into());
-            }
-            engine.space.admit(log_bytes, true)?;
-        }
+        engine.space.admit(log_bytes, || transaction.deletes())?;
         drop(transaction);
         drop(engine);
         let group = &mut commit.pending;

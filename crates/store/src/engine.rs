@@ -54,11 +54,15 @@ pub(crate) enum Found {
 impl Engine {
     /// Opens the database in `dir`, which the caller has locked, making it if needed.
     pub(crate) fn open(dir: &Path, options: &Options) -> Result<Self, Error> {
-        match Self::open_once(dir, options) {
-            Err(error) if error.is_no_space() && space::release_reserve(dir) => Self::open_once(dir, options),
-            result => result,
+        let give_up: [&dyn Fn() -> bool; 2] =
+            [&|| space::release_reserve(dir), &|| space::release_room_ahead(&dir.join(LOG))];
+        let mut result = Self::open_once(dir, options);
+        for release in give_up {
+            if result.as_ref().is_err_and(Error::is_no_space) && release() {
+                result = Self::open_once(dir, options);
+            }
         }
-        .map_err(|error| if error.is_no_space() { Error::NoSpace { dir: dir.to_owned() } } else { error })
+        result.map_err(|error| if error.is_no_space() { Error::NoSpace { dir: dir.to_owned() } } else { error })
     }
 
     fn open_once(dir: &Path, options: &Options) -> Result<Self, Error> {

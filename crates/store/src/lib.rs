@@ -1,9 +1,26 @@
 //! The one database of gantryd: a durable, ordered map of byte strings on sled.
 //!
-//! Others keep their records under key prefixes of one tree, so that one request is one transaction.
+//! Others keep their records under key prefixes of one tree, so that one request is one transaction. Writers run one
+//! after the other in memory and share a batch and a flush; readers see the last acknowledged state and hold nobody up.
 //!
 //! **Invariant:** a transaction acknowledged with [`Durability::OnDisk`] survives a power cut, whole; no reader ever
-//! sees half of one.
+//! sees half of one; what one transaction saw is on disk before it is.
+//!
+//! # Why this can be trusted with sled
+//!
+//! sled 0.34 never syncs its log. Both remedies together are used: `guard` takes the place of `sync_file_range`, syncs
+//! where sled relies on order (the ends and beginnings of segments), and lets the rest wait for one fdatasync by the
+//! committer. Around it: values are cut into chunks, because sled keeps large pages in files that it never syncs; what a
+//! killed process left is synced before sled recovers from it; an unfinished snapshot, which keeps sled from opening, is
+//! removed; a panic of sled is an error; a flush that sled forgot is freed by `watchdog`; space is allocated ahead and a
+//! reserve is kept, so that deletes work on a full disk.
+//!
+//! Measured (`tests/power_cut*.rs`, `examples/throughput.rs`, 2 cores, ext4 on virtio, a shared machine): 200 of 200
+//! images lose nothing, with 20 of 29 segments reused, and so do 700 replays with lost and torn writes, 300 of them cut
+//! in a recovery; as shipped, sled lost in 7 of 20 images and 18 of 20 replays. One fdatasync for a lone transaction (two
+//! more when the log enters another segment of 1 MiB), 0.44 with 4 callers, 0.07 with 32. redb 4 stays the way out, but
+//! writes 29 KiB where this writes 1.3 for a transaction of 0.7 KiB, and was 1.4, 3 and 18 times slower with 1, 4 and 32
+//! callers.
 
 mod bytes;
 mod commit;
@@ -144,14 +161,11 @@ impl Store {
 
 /// Makes `dir`; its name is on disk when this returns.
 fn make_dir(dir: &Path) -> Result<(), Error> {
-    if dir.is_dir() {
-        return Ok(());
-    }
+    let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.is_dir()).collect();
     fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
-    let mut made = dir;
-    while let Some(parent) = made.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        engine::sync_path(parent)?;
-        made = parent;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        engine::sync_path(parent.unwrap_or(Path::new(".")))?;
     }
     Ok(())
 }

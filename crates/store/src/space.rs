@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Error;
 
@@ -25,27 +26,46 @@ pub(crate) struct Space {
     log: Arc<File>,
     ahead_bytes: u64,
     reserve_bytes: u64,
+    /// The reserve stands aside. While it does not, only what deletes is accepted.
+    reserved: AtomicBool,
 }
 
 impl Space {
     pub(crate) fn new(dir: &Path, log: Arc<File>, segment_bytes: u64, reserve_bytes: u64) -> Self {
-        Self { dir: dir.to_owned(), log, ahead_bytes: 4 * segment_bytes, reserve_bytes }
+        Self {
+            dir: dir.to_owned(),
+            log,
+            ahead_bytes: 4 * segment_bytes,
+            reserve_bytes,
+            reserved: AtomicBool::new(false),
+        }
     }
 
-    /// Makes room for a transaction of `bytes`; one that `deletes` may use the reserve.
-    pub(crate) fn admit(&self, bytes: u64, deletes: bool) -> Result<(), Error> {
-        match self.allocate_ahead(bytes) {
-            Err(error) if is_full(&error) => {}
-            Err(source) => return Err(Error::file("allocate space for", self.dir.join("db"))(source)),
-            Ok(()) => return Ok(()),
+    /// Makes room for a transaction of `bytes`; one that `deletes` may use the reserve, and does not wait for a new one.
+    pub(crate) fn admit(&self, bytes: u64, deletes: impl FnOnce() -> Result<bool, Error>) -> Result<(), Error> {
+        let ahead = self.allocate_ahead(bytes);
+        if ahead.is_ok() && self.reserved.load(Ordering::Relaxed) {
+            return Ok(());
         }
-        if !deletes {
-            return Err(Error::NoSpace { dir: self.dir.clone() });
+        if deletes()? {
+            if ahead.is_err() {
+                release_reserve(&self.dir);
+                self.reserved.store(false, Ordering::Relaxed);
+                // What is left of the room ahead, and segments that are free, are for exactly this, so being refused
+                // more is no reason to refuse. Should they not do, the write fails whole and the database re-opens.
+                let _ = self.allocate_ahead(bytes).or_else(|_| self.allocate_at_least(bytes));
+            }
+            return Ok(());
         }
-        release_reserve(&self.dir);
-        // What is left of the room ahead is for exactly this, so being refused more of it is no reason to refuse.
-        let _ = self.allocate_ahead(bytes);
-        Ok(())
+        match ahead.and_then(|()| self.keep_reserve()) {
+            Err(error) if is_full(&error) => Err(Error::NoSpace { dir: self.dir.clone() }),
+            Err(source) => Err(Error::file("allocate space for", self.dir.join("db"))(source)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn allocate_at_least(&self, bytes: u64) -> io::Result<()> {
+        allocate(&self.log, self.log.metadata()?.len() + bytes.saturating_mul(AMPLIFICATION))
     }
 
     fn allocate_ahead(&self, bytes: u64) -> io::Result<()> {
@@ -54,23 +74,36 @@ impl Space {
         if metadata.blocks() * 512 >= metadata.len() + wanted {
             return Ok(());
         }
-        allocate(&self.log, metadata.len() + wanted + self.ahead_bytes / 2)?;
-        // Whoever finds room ahead of the log may also find room for a reserve that was given up.
-        self.keep_reserve()
+        allocate(&self.log, metadata.len() + wanted + self.ahead_bytes / 2)
     }
 
     /// Makes the reserve file unless it is there.
     pub(crate) fn keep_reserve(&self) -> io::Result<()> {
-        let path = self.dir.join(RESERVE);
-        if self.reserve_bytes == 0 || path.exists() {
+        if self.reserve_bytes == 0 {
+            self.reserved.store(true, Ordering::Relaxed);
             return Ok(());
         }
-        let made = File::create(&path).and_then(|file| allocate(&file, self.reserve_bytes));
-        if made.is_err() {
-            release_reserve(&self.dir);
+        let file = File::options().create(true).append(true).open(self.dir.join(RESERVE))?;
+        let made = allocate(&file, self.reserve_bytes);
+        match made {
+            Ok(()) => self.reserved.store(true, Ordering::Relaxed),
+            Err(_) => drop(release_reserve(&self.dir)),
         }
         made
     }
+}
+
+/// Gives up the room ahead of a log that nobody has open; whether there was any.
+///
+/// Opening needs a little space of its own, and the log takes from the rest again what it needs.
+pub(crate) fn release_room_ahead(log: &Path) -> bool {
+    let release = || -> io::Result<bool> {
+        let file = File::options().write(true).open(log)?;
+        let before = file.metadata()?;
+        file.set_len(before.len())?;
+        Ok(file.metadata()?.blocks() < before.blocks())
+    };
+    release().unwrap_or(false)
 }
 
 /// Gives up the reserve file; whether there was one.

@@ -30,7 +30,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch(&self, db: &sled::Db) {
+    fn watch(&self, patience: Duration, rescue: &dyn Fn()) {
         let mut state = self.lock();
         while !state.stop {
             let Some(since) = state.flushing_since else {
@@ -39,11 +39,11 @@ impl Shared {
                 state.idle = false;
                 continue;
             };
-            let left = PATIENCE.saturating_sub(since.elapsed());
+            let left = patience.saturating_sub(since.elapsed());
             if left.is_zero() {
                 state.flushing_since = None;
                 drop(state);
-                let _ = catch_unwind(AssertUnwindSafe(|| db.flush()));
+                let _ = catch_unwind(AssertUnwindSafe(rescue));
                 state = self.lock();
             } else {
                 (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
@@ -61,9 +61,14 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn start(db: sled::Db) -> std::io::Result<Self> {
+        Self::start_with(PATIENCE, move || drop(db.flush()))
+    }
+
+    fn start_with(patience: Duration, rescue: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let watcher = shared.clone();
-        let thread = std::thread::Builder::new().name("store-watchdog".into()).spawn(move || watcher.watch(&db))?;
+        let watch = move || watcher.watch(patience, &rescue);
+        let thread = std::thread::Builder::new().name("store-watchdog".into()).spawn(watch)?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -87,6 +92,28 @@ impl Drop for Watchdog {
         self.shared.changed.notify_one();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn frees_a_forgotten_flush_and_leaves_others_alone() {
+        let (sender, rescued) = mpsc::channel();
+        let watchdog =
+            Watchdog::start_with(Duration::from_millis(100), move || sender.send(()).unwrap_or_default()).unwrap();
+        for _ in 0..1000 {
+            watchdog.during(|| ());
+        }
+        assert!(rescued.try_recv().is_err(), "nobody was to be rescued");
+        for _ in 0..2 {
+            let freed = watchdog.during(|| rescued.recv_timeout(Duration::from_secs(20)));
+            assert!(freed.is_ok(), "a flush that took long was forgotten");
         }
     }
 }

@@ -3,45 +3,22 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![expect(unsafe_code, reason = "the harness stands in for C functions")]
 
+#[path = "harness/guarded.rs"]
+mod guarded;
 mod harness;
+#[path = "harness/image.rs"]
+mod image;
+#[path = "harness/recorder.rs"]
+mod recorder;
 
 use std::path::Path;
 
-use harness::recorder::{self, Replay};
-use harness::{COUNTER, Database, Model, Random, State, changes, check, count, image};
-use store::{Durability, Options, Store, WriteError};
+use guarded::Guarded;
+use harness::isolation::{in_mount_namespace, in_own_process};
+use harness::{Database, Model, Random, check};
+use image::on_disk;
+use recorder::Replay;
 use tempfile::TempDir;
-
-struct Guarded(Store);
-
-impl Database for Guarded {
-    fn open(dir: &Path) -> Result<Self, String> {
-        let options = Options { segment_bytes: image::SEGMENT_BYTES, reserve_bytes: 64 << 10, ..Options::default() };
-        Store::open(dir, options).map(Self).map_err(|error| format!("{error:?}"))
-    }
-
-    fn commit(&self, on_disk: bool) -> Result<u64, String> {
-        let durability = if on_disk { Durability::OnDisk } else { Durability::Ordered };
-        let result = self.0.write(durability, |tx| {
-            let n = 1 + count(tx.get(COUNTER)?.as_deref()).unwrap();
-            for (key, value) in changes(n) {
-                match value {
-                    Some(value) => tx.put(&key, &value)?,
-                    None => tx.delete(&key),
-                }
-            }
-            Ok(n)
-        });
-        result.map_err(|error: WriteError<store::Error>| format!("{error:?}"))
-    }
-
-    fn state(&self) -> Result<State, String> {
-        let entries = |view: &store::View| {
-            view.scan(b"", None).map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect::<Result<_, _>>()
-        };
-        self.0.read(entries).map_err(|error: store::Error| format!("{error:?}"))
-    }
-}
 
 /// Runs in a process of its own for each image; without its order in the environment it has nothing to do.
 #[test]
@@ -55,8 +32,8 @@ fn check_an_image() {
 
 #[test]
 fn two_hundred_images_lose_nothing() {
-    if image::in_mount_namespace("two_hundred_images_lose_nothing") {
-        let outcome = image::cut::<Guarded>(3000, 200, "check_an_image", false);
+    if in_mount_namespace("two_hundred_images_lose_nothing") {
+        let outcome = image::cut::<Guarded>(3000, 200, "check_an_image");
         let (segments, reused) = outcome.segments;
         println!("{} cuts, {} failures, {reused} of {segments} segments reused", outcome.cuts, outcome.failures.len());
         assert_eq!((outcome.cuts, &outcome.failures), (200, &Vec::new()));
@@ -75,7 +52,7 @@ fn record(dir: &Path, threads: u64, transactions: u64) -> Replay {
                 let database = &database;
                 scope.spawn(move || {
                     for round in 0..transactions / threads / 2 {
-                        let on_disk = !(round + thread).is_multiple_of(7);
+                        let on_disk = on_disk(round + 3 * thread);
                         let n = database.commit(on_disk).unwrap();
                         if on_disk {
                             recorder::acknowledged(n);
@@ -113,7 +90,7 @@ fn cut_a_recovery(replay: &Replay, killed_at: u64, random: &mut Random, model: &
 #[test]
 fn replays_with_lost_and_torn_writes_lose_nothing() {
     // The recorder watches the whole process, so this test has one of its own.
-    if !image::in_mount_namespace("replays_with_lost_and_torn_writes_lose_nothing") {
+    if !in_own_process("replays_with_lost_and_torn_writes_lose_nothing") {
         return;
     }
     let mut model = Model::default();

@@ -5,21 +5,26 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![expect(unsafe_code, reason = "the harness stands in for C functions")]
 
-#[expect(dead_code, reason = "only the guarded store is worth a second cut")]
 mod harness;
+#[path = "harness/image.rs"]
+mod image;
+#[expect(dead_code, reason = "only the guarded store is worth a second cut")]
+#[path = "harness/recorder.rs"]
+mod recorder;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use harness::recorder::{self, Replay};
-use harness::{COUNTER, Database, Model, Random, State, changes, check, count, image};
+use harness::isolation::{in_mount_namespace, in_own_process};
+use harness::{COUNTER, Database, Model, Random, SEGMENT_BYTES, State, changes, check, count};
+use recorder::Replay;
 use tempfile::TempDir;
 
 struct AsShipped(sled::Db);
 
 impl Database for AsShipped {
     fn open(dir: &Path) -> Result<Self, String> {
-        let config = sled::Config::new().path(dir).segment_size(image::SEGMENT_BYTES).flush_every_ms(None);
+        let config = sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).flush_every_ms(None);
         config.open().map(Self).map_err(|error| format!("{error:?}"))
     }
 
@@ -57,8 +62,8 @@ fn check_an_image() {
 
 #[test]
 fn images_lose_what_was_acknowledged() {
-    if image::in_mount_namespace("images_lose_what_was_acknowledged") {
-        let outcome = image::cut::<AsShipped>(600, 20, "check_an_image", false);
+    if in_mount_namespace("images_lose_what_was_acknowledged") {
+        let outcome = image::cut::<AsShipped>(600, 20, "check_an_image");
         println!("{} cuts, {} failures: {:?}", outcome.cuts, outcome.failures.len(), outcome.failures.first());
         assert!(!outcome.failures.is_empty(), "this test cannot see lost writes");
     }
@@ -67,7 +72,7 @@ fn images_lose_what_was_acknowledged() {
 #[test]
 fn replays_lose_what_was_acknowledged() {
     // The recorder watches the whole process, so this test has one of its own.
-    if !image::in_mount_namespace("replays_lose_what_was_acknowledged") {
+    if !in_own_process("replays_lose_what_was_acknowledged") {
         return;
     }
     let dir = TempDir::new().unwrap();

@@ -5,27 +5,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Database, Random, run, this_test};
+use crate::harness::isolation::Mount;
+use crate::harness::{Database, Random, SEGMENT_BYTES, describe, run, this_test};
 
-const IN_NAMESPACE: &str = "STORE_TEST_IN_NAMESPACE";
 const CHECK: &str = "STORE_TEST_CHECK";
-/// Small, so that the log comes round often.
-pub(crate) const SEGMENT_BYTES: usize = 64 << 10;
 const IMAGE_BYTES: u64 = 64 << 20;
 
-/// Whether this process may mount; else the test named is run in one that may, with mounts nobody else sees.
-pub(crate) fn in_mount_namespace(test: &str) -> bool {
-    if std::env::var_os(IN_NAMESPACE).is_some() {
-        return true;
-    }
-    let mut command = this_test(&["unshare", "--mount", "--propagation", "private"], test);
-    let output = command.env(IN_NAMESPACE, "1").output().unwrap();
-    #[expect(clippy::print_stdout, reason = "the outcome of the process that stands in for this one")]
-    {
-        println!("{}", String::from_utf8_lossy(&output.stdout));
-    }
-    assert!(output.status.success(), "{}", super::describe(output.status, &output.stdout, &output.stderr));
-    false
+/// Whether the caller of the `round`th transaction waits for the disk: mostly, then for a while hardly ever, so that the
+/// log goes through several segments on nothing but the order of its writes.
+pub(crate) fn on_disk(round: u64) -> bool {
+    if (round / 150).is_multiple_of(2) { !round.is_multiple_of(7) } else { round.is_multiple_of(120) }
 }
 
 /// What a cut's own process is to check, if this is one.
@@ -43,8 +32,8 @@ pub(crate) struct Outcome {
 
 /// Runs `transactions` on a fresh file system, cuts the power `cuts` times, and checks each cut by the test `checker`.
 ///
-/// Every seventh transaction is only ordered, and the database is opened again now and then.
-pub(crate) fn cut<D: Database>(transactions: u64, cuts: u64, checker: &str, stop_at_failure: bool) -> Outcome {
+/// The database is opened again now and then.
+pub(crate) fn cut<D: Database>(transactions: u64, cuts: u64, checker: &str) -> Outcome {
     let work = tempfile::TempDir::new().unwrap();
     let disk = work.path().join("disk.img");
     std::fs::File::create(&disk).unwrap().set_len(IMAGE_BYTES).unwrap();
@@ -65,7 +54,7 @@ pub(crate) fn cut<D: Database>(transactions: u64, cuts: u64, checker: &str, stop
     let mut database = Some(D::open(&dir).unwrap());
     let mut acknowledged = 0;
     for n in 1..=transactions {
-        let on_disk = !n.is_multiple_of(7);
+        let on_disk = on_disk(n);
         assert_eq!(database.as_ref().unwrap().commit(on_disk), Ok(n));
         if on_disk {
             acknowledged = n;
@@ -74,9 +63,6 @@ pub(crate) fn cut<D: Database>(transactions: u64, cuts: u64, checker: &str, stop
             outcome.cuts += 1;
             if let Err(error) = check_cut(&disk, work.path(), acknowledged, checker) {
                 outcome.failures.push(format!("cut after transaction {n}: {error}"));
-                if stop_at_failure {
-                    break;
-                }
             }
         }
         if n.is_multiple_of(transactions / 5) {
@@ -98,7 +84,7 @@ fn check_cut(disk: &Path, work: &Path, acknowledged: u64, checker: &str) -> Resu
     if output.status.success() {
         return Ok(());
     }
-    let text = super::describe(output.status, &output.stdout, &output.stderr);
+    let text = describe(output.status, &output.stdout, &output.stderr);
     let line = text.lines().find_map(|line| line.strip_prefix("FOUND: ")).unwrap_or(&text);
     Err(line.to_owned())
 }
@@ -130,23 +116,5 @@ fn copy_sparse(from: &Path, to: &Path) {
         from.read_exact_at(&mut bytes, offset).unwrap();
         to.write_all_at(&bytes, offset).unwrap();
         offset = seek(end, libc::SEEK_DATA);
-    }
-}
-
-/// A file system on a loop device, which the kernel frees with the mount.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(image: &Path, target: &Path, options: &str) -> Self {
-        std::fs::create_dir_all(target).unwrap();
-        run(Command::new("mount").args(["-t", "ext4", "-o", options]).args([image, target]));
-        Self(target.to_owned())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // A thread of the database may hold its file a moment longer; a lazy unmount ends with it.
-        run(Command::new("umount").arg("--lazy").arg(&self.0));
     }
 }

@@ -4,8 +4,7 @@
 //! state after some number of transactions, and that number must not be below the last one acknowledged: nothing
 //! acknowledged is lost, nothing is half there, and nothing later is there without everything before it.
 
-pub(crate) mod image;
-pub(crate) mod recorder;
+pub(crate) mod isolation;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +16,8 @@ pub(crate) type State = BTreeMap<Vec<u8>, Vec<u8>>;
 
 pub(crate) const COUNTER: &[u8] = b"counter";
 const KEYS: u64 = 400;
+/// Small, so that the log comes round often.
+pub(crate) const SEGMENT_BYTES: usize = 64 << 10;
 
 /// A database under test.
 pub(crate) trait Database: Sized {

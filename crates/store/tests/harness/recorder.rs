@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_char, c_int, c_uint, c_void, mode_t, off_t, size_t, ssize_t};
 
-use super::Random;
+use crate::harness::Random;
 
 const SECTOR: usize = 512;
 
