@@ -53,7 +53,7 @@ pub fn features() -> &'static Features {
 }
 
 impl Features {
-    /// Whether overlayfs takes its lower directories one by one (`lowerdir+`, Linux 6.8), which lifts the one-page
+    /// Whether overlayfs takes its lower directories one by one (`lowerdir+`, Linux 6.7), which lifts the one-page
     /// limit. Probed when first asked, because asking may load the overlay module.
     pub fn overlay_lowerdir_append(&self) -> bool {
         static APPEND: OnceLock<bool> = OnceLock::new();
@@ -103,9 +103,14 @@ fn probe_close_range() -> bool {
     unsafe { syscall::call(NATIVE.numbers.close_range, [last, last, 0, 0, 0]) }.is_ok()
 }
 
+/// Before Linux 6.5 overlayfs looks at its options only when it is created, so it takes any of them here: only a
+/// kernel that refuses nonsense tells the truth about the rest.
 fn probe_lowerdir_append() -> Result<(), Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "lowerdir+", "/")
+    match fsconfig_set_string(&context, "gantry_probes", "/") {
+        Ok(()) => Err(Errno::NOSYS),
+        Err(_) => fsconfig_set_string(&context, "lowerdir+", "/"),
+    }
 }
 
 #[cfg(test)]
