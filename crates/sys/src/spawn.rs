@@ -14,6 +14,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::Result;
@@ -152,10 +153,13 @@ impl Command {
         for hole in (3..above).filter(|number| !mapping.iter().any(|(target, _)| target == number)) {
             actions.close(hole)?;
         }
-        actions.close_from(above)?;
-        if let Some(directory) = &self.directory {
-            actions.change_directory(directory)?;
+        // By descriptor: the program's own name for the function that takes a path is weak in `std`, and a static link
+        // then leaves it out.
+        let directory = self.directory.as_ref().map(|path| open_directory(path, above)).transpose()?;
+        if let Some(directory) = &directory {
+            actions.change_directory(directory.as_fd())?;
         }
+        actions.close_from(above)?;
         let attributes = Attributes::new(self.new_session)?;
         let pid = self.posix_spawn(&actions, &attributes)?;
         // The child cannot be reaped by anyone but us, so its pid is still its own.
@@ -215,6 +219,13 @@ fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     strings.iter().map(|string| string.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
 }
 
+/// Opens a directory on a number that no step of the child overwrites or closes before it is used.
+fn open_directory(path: &CString, above: RawFd) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty())?;
+    rustix::io::fcntl_dupfd_cloexec(directory, above)
+}
+
 /// The posix_spawn family returns the error number instead of setting errno.
 fn check(code: i32) -> Result<()> {
     if code == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(code)) }
@@ -252,9 +263,9 @@ impl Actions {
         check(unsafe { libc::posix_spawn_file_actions_addclosefrom_np(self.0.as_mut_ptr(), first) })
     }
 
-    fn change_directory(&mut self, directory: &CString) -> Result<()> {
-        // SAFETY: initialised in new; the path is copied by glibc.
-        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(self.0.as_mut_ptr(), directory.as_ptr()) })
+    fn change_directory(&mut self, directory: BorrowedFd<'_>) -> Result<()> {
+        // SAFETY: initialised in new; the descriptor is a number to glibc.
+        check(unsafe { libc::posix_spawn_file_actions_addfchdir_np(self.0.as_mut_ptr(), directory.as_raw_fd()) })
     }
 }
 
