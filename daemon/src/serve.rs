@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sd_notify::NotifyState;
-use services::{AnyAuthority, RequestLayer};
+use services::RequestLayer;
 use supervisor::EventServer;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::Config;
@@ -39,10 +37,12 @@ pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let limits =
         services::Limits { receive: config.grpc.max_recv_message_size, send: config.grpc.max_send_message_size };
     let (routes, health) = services::routes(&engines, limits);
-    let api = tokio::spawn(Server::builder().layer(RequestLayer).add_routes(routes).serve_with_incoming_shutdown(
-        UnixListenerStream::new(listener).map(|accepted| accepted.map(AnyAuthority::new)),
-        stopped(stopping),
-    ));
+    let api = tokio::spawn(
+        Server::builder()
+            .layer(RequestLayer)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(socket::incoming(listener), stopped(stopping)),
+    );
     tracing::info!(address = config.grpc.address, "serving");
     notify(&[NotifyState::Ready]);
 

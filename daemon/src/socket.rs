@@ -3,13 +3,19 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use tokio::net::UnixListener;
+use services::AnyAuthority;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt};
 
 use crate::config::Grpc;
+
+/// How long the daemon waits after a connection that it could not accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens at the configured address. A socket that nobody serves is replaced; one that somebody serves is not.
 pub(crate) fn listen(grpc: &Grpc) -> anyhow::Result<UnixListener> {
@@ -32,6 +38,18 @@ pub(crate) fn listen(grpc: &Grpc) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
+/// The connections that come in. One that cannot be accepted, for lack of descriptors mostly, is waited for a little,
+/// because the listener would report it again at once.
+pub(crate) fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<AnyAuthority<UnixStream>>> {
+    UnixListenerStream::new(listener).then(|accepted| async {
+        if let Err(error) = &accepted {
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        accepted.map(AnyAuthority::new)
+    })
+}
+
 /// Takes the socket away, so that clients see at once that nobody serves.
 pub(crate) fn remove(grpc: &Grpc) {
     if let Err(error) = fs::remove_file(&grpc.address) {
@@ -47,7 +65,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
             ensure!(metadata.file_type().is_socket(), "{} is in the way: it is no socket", path.display());
         }
     }
-    if UnixStream::connect(path).is_ok() {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
         bail!("another daemon serves {}; stop it, or choose another --address", path.display());
     }
     fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))
