@@ -1,0 +1,178 @@
+//! Containers between commands: `<root>/<id>/` with `state.json`, a copy of the specification, and two FIFOs by which
+//! `start` in one process reaches the container that `create` in another one made.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci::Spec;
+use runtime::{Container, Gate, HostFeatures, State};
+use rustix::fs::{FileType, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::args::Global;
+
+const STATE: &str = "state.json";
+const SPEC: &str = "config.json";
+const START: &str = "start.fifo";
+const REPORT: &str = "report.fifo";
+
+/// What `state.json` holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    #[serde(flatten)]
+    pub(crate) state: State,
+    /// When it was created, RFC 3339.
+    pub(crate) created: String,
+    /// Who created it.
+    pub(crate) owner: u32,
+}
+
+/// The directory of one container.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    pub(crate) path: PathBuf,
+}
+
+/// runc's rule: letters, digits and `_+-.`, not `.` or `..`.
+fn check_id(id: &str) -> Result<(), Error> {
+    let well_formed = !id.is_empty()
+        && id.len() <= 255
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte))
+        && !matches!(id, "." | "..");
+    if well_formed { Ok(()) } else { Err(Error::Usage(format!("invalid container ID format: {id:?}"))) }
+}
+
+impl Entry {
+    /// Makes the directory of a new container.
+    pub(crate) fn make(global: &Global, id: &str) -> Result<Self, Error> {
+        check_id(id)?;
+        let failed = |source| Error::io(format!("making {}", global.root.display()), source);
+        std::fs::create_dir_all(&global.root).map_err(failed)?;
+        let path = global.root.join(id);
+        rustix::fs::mkdir(&path, Mode::from_raw_mode(0o711)).map_err(|errno| match errno {
+            rustix::io::Errno::EXIST => Error::Exists,
+            errno => failed(errno.into()),
+        })?;
+        Ok(Self { id: id.to_owned(), path })
+    }
+
+    /// The directory of an existing one.
+    pub(crate) fn find(global: &Global, id: &str) -> Result<Self, Error> {
+        check_id(id)?;
+        let path = global.root.join(id);
+        if path.is_dir() { Ok(Self { id: id.to_owned(), path }) } else { Err(Error::NoContainer) }
+    }
+
+    /// All containers, by id.
+    pub(crate) fn all(global: &Global) -> Result<Vec<Self>, Error> {
+        let failed = |source| Error::io(format!("reading {}", global.root.display()), source);
+        let mut list = Vec::new();
+        let directory = match std::fs::read_dir(&global.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(list),
+            other => other.map_err(failed)?,
+        };
+        for entry in directory {
+            let entry = entry.map_err(failed)?;
+            if let Ok(id) = entry.file_name().into_string() {
+                list.push(Self { id, path: entry.path() });
+            }
+        }
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(list)
+    }
+
+    /// Makes the FIFOs. The container holds both ends of both: it waits on the one until somebody writes, and the
+    /// other is at its end when the container has executed its program.
+    pub(crate) fn gate(&self) -> Result<Gate, Error> {
+        let open = |name: &str| {
+            let path = self.path.join(name);
+            let failed = |errno| Error::io(format!("making {}", path.display()), errno);
+            rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+                .map_err(failed)?;
+            rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed)
+        };
+        Ok(Gate { start: open(START)?, report: open(REPORT)? })
+    }
+
+    /// The other ends, if the container waits to be started.
+    fn open_gate(&self) -> Option<Gate> {
+        let open = |name: &str, flags: OFlags| {
+            let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::open(self.path.join(name), flags, Mode::empty()).ok()
+        };
+        // Without a reader, which the waiting container is, this gives ENXIO.
+        Some(Gate { start: open(START, OFlags::WRONLY)?, report: open(REPORT, OFlags::RDONLY)? })
+    }
+
+    pub(crate) fn save(&self, saved: &Saved) -> Result<(), Error> {
+        let text = serde_json::to_vec(saved).map_err(|source| Error::Record { id: self.id.clone(), source })?;
+        let directory = self.directory()?;
+        sys::fs::write_atomic(directory.as_fd(), STATE, &text, 0o600)
+            .map_err(|errno| Error::io(format!("writing {}", self.path.join(STATE).display()), errno))
+    }
+
+    pub(crate) fn save_spec(&self, json: &[u8]) -> Result<(), Error> {
+        let path = self.path.join(SPEC);
+        std::fs::write(&path, json).map_err(|source| Error::io(format!("writing {}", path.display()), source))
+    }
+
+    fn directory(&self) -> Result<OwnedFd, Error> {
+        File::open(&self.path)
+            .map(OwnedFd::from)
+            .map_err(|source| Error::io(format!("opening {}", self.path.display()), source))
+    }
+
+    pub(crate) fn saved(&self) -> Result<Saved, Error> {
+        let path = self.path.join(STATE);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoContainer),
+            other => other.map_err(|source| Error::io(format!("reading {}", path.display()), source))?,
+        };
+        serde_json::from_slice(&bytes).map_err(|source| Error::Record { id: self.id.clone(), source })
+    }
+
+    pub(crate) fn spec(&self) -> Result<Spec, Error> {
+        load_spec(&self.path.join(SPEC))
+    }
+
+    /// The container itself.
+    pub(crate) fn open(&self) -> Result<(Container, Saved), Error> {
+        let saved = self.saved()?;
+        let host = HostFeatures::detect()?;
+        let container = Container::open(&saved.state, &self.spec()?, &host, self.open_gate())?;
+        Ok((container, saved))
+    }
+
+    /// Forgets the container.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("removing {}", self.path.display()), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads a specification.
+pub(crate) fn load_spec(path: &Path) -> Result<Spec, Error> {
+    let bytes = read_document(path)?;
+    oci::parse_spec(&bytes).map_err(|source| Error::Document { document: path.display().to_string(), source })
+}
+
+/// Reads a document that is not larger than one may be.
+pub(crate) fn read_document(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::io(format!("reading {}", path.display()), source);
+    read_bounded(File::open(path).map_err(failed)?).map_err(failed)
+}
+
+pub(crate) fn read_bounded(source: impl io::Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(oci::MAX_DOCUMENT_BYTES).unwrap_or(u64::MAX) + 1;
+    io::Read::read_to_end(&mut source.take(limit), &mut bytes)?;
+    Ok(bytes)
+}
