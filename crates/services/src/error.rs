@@ -86,6 +86,9 @@ pub enum Error {
         /// Its id.
         id: String,
     },
+    /// No service has this method.
+    #[error("unknown method {0}")]
+    UnknownMethod(String),
     /// We do not serve this.
     #[error("{0}")]
     Unimplemented(&'static str),
@@ -110,7 +113,7 @@ impl Coded for Error {
             Self::ReadPast { .. } | Self::WriteOffset { .. } => Code::OutOfRange,
             Self::Read { .. } => Code::Unknown,
             Self::NoPlugin { .. } => Code::NotFound,
-            Self::Unimplemented(_) => Code::Unimplemented,
+            Self::UnknownMethod(_) | Self::Unimplemented(_) => Code::Unimplemented,
         }
     }
 }

@@ -60,11 +60,22 @@ where
                     Status::from(Error::Panicked).into_http()
                 }
             };
+            let response = name_unknown(&method, response);
             if tracing::enabled!(tracing::Level::DEBUG) {
                 log(&method, started, &response);
             }
             Ok(response)
         })
+    }
+}
+
+/// Says which method it is that nobody serves; tonic leaves that empty.
+fn name_unknown(method: &str, response: http::Response<Body>) -> http::Response<Body> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() == tonic::Code::Unimplemented && status.message().is_empty() => {
+            Status::from(Error::UnknownMethod(method.chars().take(256).collect())).into_http()
+        }
+        _ => response,
     }
 }
 
@@ -81,16 +92,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn panics_become_internal() {
+    async fn every_answer_is_a_status() {
         let mut service = RequestLayer.layer(tower::service_fn(|request: http::Request<()>| async move {
             let caller = request.extensions().get::<Caller>().cloned();
             assert!(caller.is_some() && request.uri().path() != "/panic");
-            Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+            let response = match request.uri().path() {
+                "/unknown" => Status::unimplemented("").into_http(),
+                _ => http::Response::new(Body::empty()),
+            };
+            Ok::<_, std::convert::Infallible>(response)
         }));
-        for (path, want) in [("/panic", Some(tonic::Code::Internal)), ("/fine", None)] {
+        for (path, want) in [
+            ("/panic", Some(Error::Panicked)),
+            ("/unknown", Some(Error::UnknownMethod("/unknown".to_owned()))),
+            ("/fine", None),
+        ] {
             let request = http::Request::builder().uri(path).body(()).unwrap();
             let response = service.call(request).await.unwrap();
-            assert_eq!(Status::from_header_map(response.headers()).map(|status| status.code()), want);
+            let told = Status::from_header_map(response.headers()).map(|status| status.message().to_owned());
+            assert_eq!(told, want.map(|error| api_grpc::status(&error).message().to_owned()));
         }
     }
 }
