@@ -1,0 +1,130 @@
+//! `delete`: what is left of a task whose shim died is killed, unmounted and reported (containerd-behaviour 2.10).
+//!
+//! A daemon also runs this after a clean delete; then nothing is left, and that is fine.
+
+use std::path::{Path, PathBuf};
+
+use api_shim::convert;
+use api_shim::messages::DeleteResponse;
+use model::Timestamp;
+use model::record::{EXITS_DIR, ExitRecord, TASK_FILE, TaskRecord};
+use protobuf::Message as _;
+use rustix::process::Signal;
+use serde::de::DeserializeOwned;
+
+use crate::args::Arguments;
+use crate::error::Error;
+use crate::record::CGROUP_FILE;
+
+/// What a task that nobody saw ending is said to have ended with: killed.
+const KILLED_STATUS: u32 = 137;
+
+/// Cleans up and prints a `DeleteResponse`.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    let bundle = if arguments.bundle.is_empty() {
+        std::env::current_dir().map_err(|source| Error::System { operation: "find the bundle", source })?
+    } else {
+        PathBuf::from(&arguments.bundle)
+    };
+    let response = clean(&bundle)?;
+    let bytes = response.write_to_bytes().map_err(|source| Error::Encode { what: "the answer", source })?;
+    super::print(&bytes)
+}
+
+fn clean(bundle: &Path) -> Result<DeleteResponse, Error> {
+    let boot_id = sys::boot_id().map_err(|errno| Error::system("read the boot id", errno))?;
+    let task: Option<TaskRecord> = read(&bundle.join(TASK_FILE)).filter(|task: &TaskRecord| task.boot_id == boot_id);
+    let exit: Option<ExitRecord> =
+        read(&bundle.join(EXITS_DIR).join("init.json")).filter(|exit: &ExitRecord| exit.boot_id == boot_id);
+    if let Some(task) = &task {
+        kill_init(task);
+    }
+    kill_cgroup(bundle)?;
+    let rootfs = bundle.join("rootfs");
+    if rootfs.exists() {
+        mount::unmount_recursive(&rootfs, mount::UnmountFlags::empty()).map_err(Error::Unmount)?;
+    }
+    let mut response = DeleteResponse::new();
+    response.pid = task.as_ref().map_or(0, |task| task.init.pid);
+    response.exit_status = exit.as_ref().map_or(KILLED_STATUS, |exit| exit.exit_status);
+    response.exited_at = convert::timestamp(exit.as_ref().map_or_else(Timestamp::now, |exit| exit.exited_at));
+    Ok(response)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Kills init, if it is still the process that the record names. With a pid namespace of its own that is all of them.
+fn kill_init(task: &TaskRecord) {
+    let identity = sys::process::ProcessIdentity { pid: task.init.pid, start_time: task.init.start_time };
+    if let Ok(pidfd) = sys::process::pidfd_of(identity) {
+        // Gone in between is as good.
+        let _ = sys::process::pidfd_send_signal(&pidfd, Signal::KILL.as_raw());
+    }
+}
+
+fn kill_cgroup(bundle: &Path) -> Result<(), Error> {
+    let Ok(path) = std::fs::read_to_string(bundle.join(CGROUP_FILE)) else { return Ok(()) };
+    let host = cgroups::Host::detect()?;
+    match cgroups::Cgroup::open(&host, &cgroups::CgroupPath::new(&path)?) {
+        Ok(cgroup) => {
+            cgroup.kill_all()?;
+            // Waits for those that were killed: the root cannot be unmounted while they use it.
+            Ok(cgroup.delete()?)
+        }
+        Err(cgroups::Error::Gone { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::record::{ProcessIdentity, Status, StdioPaths};
+
+    use super::*;
+
+    #[test]
+    fn nothing_left_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        let response = clean(dir.path()).unwrap();
+        assert_eq!((response.pid, response.exit_status), (0, KILLED_STATUS));
+        assert!(response.exited_at.seconds > 0);
+    }
+
+    #[test]
+    fn the_exit_record_is_believed_and_the_process_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = sys::spawn::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let identity = sys::process::identity(child.pid).unwrap();
+        let init = ProcessIdentity { pid: identity.pid, start_time: identity.start_time };
+        let boot_id = sys::boot_id().unwrap().to_owned();
+        let task = TaskRecord {
+            boot_id: boot_id.clone(),
+            shim: init,
+            init,
+            status: Status::Running,
+            stdio: StdioPaths::default(),
+        };
+        std::fs::write(dir.path().join(TASK_FILE), serde_json::to_vec(&task).unwrap()).unwrap();
+        assert_eq!(clean(dir.path()).unwrap().pid, child.pid);
+        let end = sys::process::wait(std::os::fd::AsFd::as_fd(&child.pidfd)).unwrap();
+        assert_eq!(end.exit.status(), 137);
+
+        let exit = ExitRecord {
+            boot_id,
+            pid: 1,
+            exit_status: 7,
+            signal: 0,
+            exited_at: Timestamp { seconds: 9, nanos: 0 },
+            user_us: 0,
+            system_us: 0,
+            max_rss_kib: 0,
+            oom_kills: 0,
+        };
+        std::fs::create_dir(dir.path().join(EXITS_DIR)).unwrap();
+        std::fs::write(dir.path().join(EXITS_DIR).join("init.json"), serde_json::to_vec(&exit).unwrap()).unwrap();
+        let response = clean(dir.path()).unwrap();
+        assert_eq!((response.exit_status, response.exited_at.seconds), (7, 9));
+    }
+}

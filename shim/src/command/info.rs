@@ -1,0 +1,127 @@
+//! `-info` and `-v`: what this shim is, for daemons that ask before they use it (containerd-behaviour 2.12).
+
+use api_shim::convert;
+use api_shim::messages::info::{RuntimeInfo, RuntimeVersion};
+use protobuf::{Message as _, MessageField};
+
+use crate::error::Error;
+
+const NAME: &str = "io.containerd.gantry.v2";
+const FEATURES_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
+
+/// Prints `RuntimeInfo`, protobuf.
+pub(crate) fn run() -> Result<(), Error> {
+    let bytes = info()?.write_to_bytes().map_err(|source| Error::Encode { what: "runtime info", source })?;
+    super::print(&bytes)
+}
+
+/// Prints the version as text.
+pub(crate) fn version() -> Result<(), Error> {
+    super::print(
+        format!(
+            "containerd-shim-gantry-v2:\n  Version:  {}\n  Build:    {}\n",
+            env!("CARGO_PKG_VERSION"),
+            model::BUILD
+        )
+        .as_bytes(),
+    )
+}
+
+fn info() -> Result<RuntimeInfo, Error> {
+    let mut version = RuntimeVersion::new();
+    version.version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut info = RuntimeInfo::new();
+    info.name = NAME.to_owned();
+    info.version = MessageField::some(version);
+    info.features = convert::any(FEATURES_URL, features());
+    Ok(info)
+}
+
+/// What the runtime understands (runtime-spec, features).
+fn features() -> Vec<u8> {
+    let document = serde_json::json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": oci::RUNTIME_SPEC_VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": MOUNT_OPTIONS,
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "seccomp": {"enabled": true},
+            "apparmor": {"enabled": false},
+            "selinux": {"enabled": false},
+            "intelRdt": {"enabled": false},
+            "mountExtensions": {"idmap": {"enabled": true}},
+        },
+    });
+    document.to_string().into_bytes()
+}
+
+/// Options of mounts that do not belong to one file system.
+const MOUNT_OPTIONS: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "idmap",
+    "lazytime",
+    "loud",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "relatime",
+    "remount",
+    "ridmap",
+    "rnoatime",
+    "ro",
+    "rprivate",
+    "rro",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn info_is_what_clients_look_for() {
+        let info = RuntimeInfo::parse_from_bytes(&info().unwrap().write_to_bytes().unwrap()).unwrap();
+        assert_eq!((info.name.as_str(), info.features.type_url.as_str()), (NAME, FEATURES_URL));
+        let features: serde_json::Value = serde_json::from_slice(&info.features.value).unwrap();
+        assert!(features["mountOptions"].as_array().unwrap().contains(&"rro".into()));
+        assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
+    }
+
+    #[test]
+    fn every_option_is_understood() {
+        for option in MOUNT_OPTIONS {
+            let parsed = mount::parse_options(&[(*option).to_owned()]).unwrap();
+            assert!(parsed.data.is_empty(), "{option} is left to the file system");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! One container: its processes, and the rules that tie their ends together.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use model::record::Status;
+use sys::process::Exited;
+
+use crate::engine::process::{Exit, Process};
+use crate::error::Error;
+use crate::record::Records;
+
+/// A container that was created and not deleted.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) records: Records,
+    pub(crate) runtime: runtime::Container,
+    pub(crate) init: Process,
+    /// Additional processes by exec id, until they are deleted.
+    pub(crate) execs: BTreeMap<String, Process>,
+    /// Additional processes that run or are being started.
+    pub(crate) running_execs: usize,
+    /// Init has ended; told only when no additional process runs any more, because init's exit is the last one.
+    pub(crate) init_gone: Option<Exit>,
+    /// There is no pid namespace of its own, so the kernel kills nobody when init ends: we do.
+    pub(crate) shares_pids: bool,
+    /// The root file system is mounted in the bundle, visible to the host.
+    pub(crate) rootfs_mounted: bool,
+    /// Processes that the kernel killed for lack of memory, as far as told.
+    pub(crate) oom_kills: u64,
+}
+
+impl Container {
+    /// The process with an exec id; init for the empty one.
+    pub(crate) fn process(&mut self, exec_id: &str) -> Result<&mut Process, Error> {
+        if exec_id.is_empty() {
+            return Ok(&mut self.init);
+        }
+        self.execs.get_mut(exec_id).ok_or_else(|| Error::NoProcess(exec_id.to_owned()))
+    }
+
+    /// All processes that we have to reap.
+    pub(crate) fn reapable(&self) -> impl Iterator<Item = &Process> {
+        std::iter::once(&self.init).chain(self.execs.values()).filter(|process| process.is_ours_to_reap())
+    }
+
+    /// Writes where the task stands; an error is the caller's to log.
+    pub(crate) fn write_task(&self) -> Result<(), Error> {
+        match self.init.identity {
+            Some(identity) => self.records.task(identity, self.init.status, &self.init.paths),
+            None => Ok(()),
+        }
+    }
+
+    /// How often the kernel killed a process for lack of memory, so far.
+    pub(crate) fn count_oom_kills(&self) -> u64 {
+        self.runtime.cgroup().oom_kills().unwrap_or(self.oom_kills)
+    }
+
+    /// Writes the exit record of a process and reaps it, in this order (architecture.md, rule 3).
+    pub(crate) fn record_and_reap(&self, exec_id: &str, exited: &Exited, exit: Exit) -> Result<(), Error> {
+        let oom_kills = if exec_id.is_empty() { self.count_oom_kills() } else { 0 };
+        let written = self.records.exit(exec_id, exited, exit.at, oom_kills);
+        // Reaped even if the disk is full: the status also lives in our memory, and a zombie would stop the cgroup and
+        // the pid namespace from ending.
+        let _ = sys::process::reap_pid(exited.pid);
+        written
+    }
+
+    /// Where the container stands as clients are told; that of additional processes follows a pause of the container.
+    pub(crate) fn status_of(&self, process: &Process) -> Status {
+        match (process.status, self.init.status) {
+            (Status::Running, paused @ (Status::Paused | Status::Pausing)) => paused,
+            (status, _) => status,
+        }
+    }
+}

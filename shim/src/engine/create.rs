@@ -1,0 +1,254 @@
+//! Create: from a request to a container that waits for its start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_shim::convert;
+use api_shim::messages::{Options, events as payload};
+use model::Mount;
+use model::record::{Status, StdioPaths};
+use oci::runtime::{LinuxIdMapping, LinuxNamespaceType};
+use runtime::{Creating, Plan, PlanOptions};
+
+use crate::engine::process::{End, Process};
+use crate::engine::{Container, Engine, rootfs};
+use crate::error::Error;
+use crate::events::Event;
+use crate::record::Records;
+use crate::stdio::{Owner, Stdio};
+
+/// How long the container's process may take to set itself up, hooks included.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Names that mean the runtime in this program (architecture.md, rule 10).
+const EMBEDDED_RUNTIMES: [&str; 3] = ["", "runc", "gantry-oci"];
+
+/// A request to create.
+#[derive(Debug)]
+pub(crate) struct Create {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) paths: StdioPaths,
+    pub(crate) options: Options,
+    pub(crate) checkpoint: String,
+}
+
+impl Engine {
+    /// Creates a container and answers its pid.
+    pub(crate) async fn create(self: &Arc<Self>, request: Create) -> Result<u32, Error> {
+        check(&request)?;
+        let id = request.id.clone();
+        {
+            let mut inner = self.lock();
+            if inner.containers.contains_key(&id) || !inner.creating.insert(id.clone()) {
+                return Err(Error::ContainerExists(id));
+            }
+        }
+        let mut mounted = false;
+        let bundle = request.bundle.clone();
+        let result = self.create_reserved(request, &mut mounted).await;
+        self.lock().creating.remove(&id);
+        if result.is_err()
+            && mounted
+            && let Err(error) = rootfs::undo(&bundle)
+        {
+            self.log.error("undo a failed create", &error);
+        }
+        // What was parsed is gone: give its memory back, because the shim idles from now on.
+        sys::memory::trim();
+        self.sweep();
+        result
+    }
+
+    async fn create_reserved(&self, request: Create, mounted: &mut bool) -> Result<u32, Error> {
+        let Create { id, bundle, mounts, paths, options, .. } = request;
+        let records = Records::open(&bundle)?;
+        let spec = read_spec(&bundle)?;
+        let shares_pids = !rootfs::own_namespace(&spec, LinuxNamespaceType::Pid);
+        let (mut stdio, io) = Stdio::open(&paths, stream_owner(&spec, &options))?;
+        let plan_options = PlanOptions {
+            id: id.clone(),
+            bundle: bundle.clone(),
+            no_pivot: options.no_pivot_root,
+            no_new_keyring: options.no_new_keyring,
+            ..PlanOptions::default()
+        };
+        let failed = |source| Error::Runtime { operation: "create", source };
+        let plan = Plan::new(&spec, &self.host, &plan_options).map_err(failed)?;
+        let root = rootfs::prepare(&mounts, &spec, &bundle);
+        drop(spec);
+        let (root, in_bundle) = root?;
+        *mounted = in_bundle;
+        let creating = Creating::begin(plan, &self.host, root, io, None).map_err(failed)?;
+        let Ok(created) = tokio::time::timeout(DEADLINE, self.drive(creating)).await else {
+            return Err(Error::Deadline { operation: "create", seconds: DEADLINE.as_secs() });
+        };
+        let mut container = created.map_err(failed)?;
+        for warning in container.warnings() {
+            self.log.line(&format!("container {id}: {warning}"));
+        }
+        if let Some(master) = container.take_console() {
+            stdio.attach(master)?;
+        }
+        records.cgroup(container.cgroup().path().as_str())?;
+        let init = Process {
+            exec_id: String::new(),
+            status: Status::Created,
+            identity: Some(container.identity()),
+            pidfd: None,
+            paths,
+            stdio,
+            end: Arc::new(End::default()),
+            busy: false,
+            spec: Vec::new(),
+            stdin_closed: false,
+        };
+        let container = Container {
+            id,
+            bundle,
+            records,
+            runtime: container,
+            init,
+            execs: std::collections::BTreeMap::new(),
+            running_execs: 0,
+            init_gone: None,
+            shares_pids,
+            rootfs_mounted: in_bundle,
+            oom_kills: 0,
+        };
+        container.write_task()?;
+        Ok(self.register(container, &mounts))
+    }
+
+    fn register(&self, container: Container, mounts: &[Mount]) -> u32 {
+        let pid = container.init.pid();
+        let mut inner = self.lock();
+        if inner.publisher.is_some() {
+            inner.publish(&Event::Create(create_event(&container, mounts)));
+        }
+        inner.containers.insert(container.id.clone(), container);
+        pid
+    }
+}
+
+fn create_event(container: &Container, mounts: &[Mount]) -> payload::TaskCreate {
+    let mut io = payload::TaskIO::new();
+    let paths = &container.init.paths;
+    io.stdin.clone_from(&paths.stdin);
+    io.stdout.clone_from(&paths.stdout);
+    io.stderr.clone_from(&paths.stderr);
+    io.terminal = paths.terminal;
+    let mut event = payload::TaskCreate::new();
+    event.container_id.clone_from(&container.id);
+    event.bundle = container.bundle.display().to_string();
+    event.rootfs = mounts.iter().map(convert::mount_message).collect();
+    event.io = protobuf::MessageField::some(io);
+    event.pid = container.init.pid();
+    event
+}
+
+fn check(request: &Create) -> Result<(), Error> {
+    model::check_identifier(&request.id).map_err(|source| Error::Identifier { what: "container id", source })?;
+    if !request.bundle.is_absolute() {
+        return Err(Error::InvalidRequest(format!("bundle {:?} must be an absolute path", request.bundle)));
+    }
+    if !request.checkpoint.is_empty() {
+        return Err(Error::Unimplemented("restore from a checkpoint".to_owned()));
+    }
+    let options = &request.options;
+    if !EMBEDDED_RUNTIMES.contains(&options.binary_name.as_str()) {
+        return Err(Error::Unimplemented(format!(
+            "runtime binary {:?}: this shim runs its embedded runtime only (leave it empty, or name \"runc\")",
+            options.binary_name
+        )));
+    }
+    if options.systemd_cgroup {
+        return Err(Error::Unimplemented("the systemd cgroup driver (SystemdCgroup)".to_owned()));
+    }
+    Ok(())
+}
+
+fn read_spec(bundle: &Path) -> Result<oci::Spec, Error> {
+    let path = bundle.join("config.json");
+    let json = std::fs::read(&path).map_err(|source| Error::file("read", path, source))?;
+    Ok(oci::parse_spec(&json)?)
+}
+
+/// Who must own the streams of a container's first process, if that is not root: options first, as clients of runc
+/// set them, else the process's user as the host sees it.
+fn stream_owner(spec: &oci::Spec, options: &Options) -> Option<Owner> {
+    let user = spec.process().as_ref().map(oci::Process::user);
+    let linux = spec.linux().as_ref();
+    let host_id = |id: u32, mappings: Option<&[LinuxIdMapping]>| match mappings {
+        None | Some([]) => id,
+        Some(mappings) => mappings
+            .iter()
+            .find_map(|map| {
+                let offset = id.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
+                map.host_id().checked_add(offset)
+            })
+            .unwrap_or(id),
+    };
+    let chosen = |option: u32, from_user: Option<u32>| if option == 0 { from_user.unwrap_or(0) } else { option };
+    let uid = user.map(|user| host_id(user.uid(), linux.and_then(|linux| linux.uid_mappings().as_deref())));
+    let gid = user.map(|user| host_id(user.gid(), linux.and_then(|linux| linux.gid_mappings().as_deref())));
+    let owner = Owner { uid: chosen(options.io_uid, uid), gid: chosen(options.io_gid, gid) };
+    (owner.uid != 0).then_some(owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_owns_the_streams() {
+        for (uid, mapped, option, want) in [
+            (0, false, 0, None),
+            (0, false, 7, Some(7)),
+            (33, false, 0, Some(33)),
+            (0, true, 0, Some(100_000)),
+            (33, true, 0, Some(100_033)),
+        ] {
+            let map = serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            let mut json = serde_json::json!({"ociVersion": "1.0.2", "linux": {},
+                "process": {"user": {"uid": uid, "gid": 0}, "cwd": "/", "args": ["x"]}});
+            if mapped {
+                json["linux"]["uidMappings"] = map;
+            }
+            let spec: oci::Spec = serde_json::from_value(json).unwrap();
+            let mut options = Options::new();
+            options.io_uid = option;
+            assert_eq!(stream_owner(&spec, &options).map(|owner| owner.uid), want, "{uid} {mapped} {option}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_says_so() {
+        let request = |change: fn(&mut Create)| {
+            let mut request = Create {
+                id: "a".to_owned(),
+                bundle: PathBuf::from("/b"),
+                mounts: Vec::new(),
+                paths: StdioPaths::default(),
+                options: Options::new(),
+                checkpoint: String::new(),
+            };
+            change(&mut request);
+            check(&request).map_err(|error| model::render(&error))
+        };
+        assert_eq!(request(|_| {}), Ok(()));
+        assert_eq!(request(|request| request.options.binary_name = "runc".to_owned()), Ok(()));
+        for (change, text) in [
+            ((|request| request.id.clear()) as fn(&mut Create), "must not be empty"),
+            (|request| request.bundle = PathBuf::from("b"), "absolute path"),
+            (|request| request.checkpoint = "/c".to_owned(), "not implemented"),
+            (|request| request.options.binary_name = "no-runc".to_owned(), "\"no-runc\""),
+            (|request| request.options.systemd_cgroup = true, "SystemdCgroup"),
+        ] {
+            let error = request(change).unwrap_err();
+            assert!(error.contains(text), "{error}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Additional processes of a container.
+
+use std::sync::Arc;
+
+use api_shim::messages::events as payload;
+use model::record::{Status, StdioPaths};
+use runtime::ExecOptions;
+
+use crate::engine::Engine;
+use crate::engine::process::{End, Process};
+use crate::error::Error;
+use crate::events::Event;
+use crate::state::{self, Operation};
+use crate::stdio::{Owner, Stdio};
+
+/// A request to prepare an additional process.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    pub(crate) id: String,
+    pub(crate) exec_id: String,
+    pub(crate) paths: StdioPaths,
+    /// The process document, JSON.
+    pub(crate) spec: Vec<u8>,
+}
+
+impl Engine {
+    /// Prepares an additional process; it exists only after its start.
+    pub(crate) fn exec(&self, request: Exec) -> Result<(), Error> {
+        let Exec { id, exec_id, paths, spec } = request;
+        let mut inner = self.lock();
+        let container = inner.container(&id)?;
+        model::check_identifier(&exec_id).map_err(|source| Error::Identifier { what: "exec id", source })?;
+        if container.execs.contains_key(&exec_id) {
+            return Err(Error::ExecExists(exec_id));
+        }
+        state::check_init(Operation::Exec, container.init.status)?;
+        // Refused now rather than at its start.
+        oci::parse_process(&spec)?;
+        container.records.exec(&exec_id, None, Status::Created, &paths)?;
+        let process = Process {
+            exec_id: exec_id.clone(),
+            status: Status::Created,
+            identity: None,
+            pidfd: None,
+            paths,
+            stdio: Stdio::default(),
+            end: Arc::new(End::default()),
+            busy: false,
+            spec,
+            stdin_closed: false,
+        };
+        container.execs.insert(exec_id.clone(), process);
+        let mut event = payload::TaskExecAdded::new();
+        event.container_id = id;
+        event.exec_id = exec_id;
+        inner.publish(&Event::ExecAdded(event));
+        Ok(())
+    }
+
+    /// Starts an additional process and answers its pid.
+    pub(crate) async fn start_exec(&self, id: &str, exec_id: &str) -> Result<u32, Error> {
+        let result = self.start_exec_counted(id, exec_id).await;
+        sys::memory::trim();
+        self.sweep();
+        result
+    }
+
+    async fn start_exec_counted(&self, id: &str, exec_id: &str) -> Result<u32, Error> {
+        let failed = |source| Error::Runtime { operation: "exec", source };
+        let (mut stdio, begun) = {
+            let mut inner = self.lock();
+            let container = inner.container(id)?;
+            let gone = container.init_gone.is_some() || container.init.status == Status::Stopped;
+            let process = container.process(exec_id)?;
+            if gone {
+                return Err(Error::InitNotRunning(id.to_owned()));
+            }
+            state::check_exec(Operation::Start, process.status)?;
+            if process.busy {
+                return Err(Error::Busy(exec_id.to_owned()));
+            }
+            let document = oci::parse_process(&process.spec)?;
+            let uid = document.user().uid();
+            let owner = (uid != 0).then(|| Owner { uid, gid: document.user().gid() });
+            let (stdio, io) = Stdio::open(&process.paths, owner)?;
+            process.busy = true;
+            // Counted before it exists: init's end waits for it from now on.
+            container.running_execs += 1;
+            (stdio, container.runtime.exec(&document, io, &ExecOptions::default()))
+        };
+        let started = match begun {
+            Ok(execing) => self.drive(execing).await,
+            Err(error) => Err(error),
+        };
+        let mut inner = self.lock();
+        let container = inner.container(id)?;
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                self.exec_failed(container, exec_id);
+                if container.running_execs == 0 && container.init_gone.is_some() {
+                    drop(inner);
+                    self.finish_waiting_init(id);
+                }
+                return Err(failed(error));
+            }
+        };
+        for warning in &started.warnings {
+            self.log.line(&format!("exec {exec_id} in container {id}: {warning}"));
+        }
+        if let Some(master) = started.console {
+            stdio.attach(master)?;
+        }
+        let process = container.process(exec_id)?;
+        if process.stdin_closed {
+            stdio.close_stdin();
+        }
+        process.stdio = stdio;
+        process.identity = Some(started.identity);
+        process.pidfd = Some(started.pidfd);
+        process.status = Status::Running;
+        process.spec = Vec::new();
+        process.busy = false;
+        let (pid, paths) = (process.pid(), process.paths.clone());
+        let written = container.records.exec(exec_id, Some(started.identity), Status::Running, &paths);
+        if let Err(error) = written {
+            self.log.error("write the record of a process", &error);
+        }
+        let mut event = payload::TaskExecStarted::new();
+        event.container_id = id.to_owned();
+        event.exec_id = exec_id.to_owned();
+        event.pid = pid;
+        inner.publish(&Event::ExecStarted(event));
+        Ok(pid)
+    }
+
+    /// A start failed: those who wait for the process's end must not wait forever.
+    fn exec_failed(&self, container: &mut super::Container, exec_id: &str) {
+        container.running_execs = container.running_execs.saturating_sub(1);
+        if let Ok(process) = container.process(exec_id) {
+            process.busy = false;
+            process.end.set(super::Exit::NONE);
+        }
+    }
+
+    /// Init ended while the last additional process was being started in vain.
+    fn finish_waiting_init(&self, id: &str) {
+        let mut inner = self.lock();
+        let super::Inner { containers, publisher, .. } = &mut *inner;
+        if let Some(container) = containers.get_mut(id) {
+            self.finish_init(container, publisher.as_ref());
+        }
+    }
+}
