@@ -133,9 +133,8 @@ impl Cloned {
             if length == 0 {
                 return Ok(Said::Closed);
             }
-            let descriptor = control.drain().find_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-                _ => None,
+            let descriptor = control.drain().find_map(|message| {
+                if let RecvAncillaryMessage::ScmRights(mut descriptors) = message { descriptors.next() } else { None }
             });
             let Some(record) = Record::from_bytes(&bytes[..length]) else {
                 return Err(Error::Wait { source: Errno::PROTO.into() });

@@ -53,7 +53,7 @@ impl Child<'_> {
         match end.exit {
             _ if !in_time => Err((libc::ETIMEDOUT, 0)),
             Exit::Code(0) => Ok(()),
-            exit => Err((0, exit.status().cast_signed())),
+            exit @ (Exit::Code(_) | Exit::Signal(_)) => Err((0, exit.status().cast_signed())),
         }
     }
 }

@@ -139,11 +139,12 @@ fn check_place_in_proc(plan: &MountPlan) -> Result<(), Error> {
     };
     let target = plan.target.as_bytes();
     if target == b"proc" {
-        return match &plan.kind {
-            MountKind::Filesystem(kind, _) if kind == "proc" => Ok(()),
-            MountKind::Bind(source) if source == Path::new("/proc") => Ok(()),
-            _ => refuse(),
+        let procfs = match &plan.kind {
+            MountKind::Filesystem(kind, _) => kind == "proc",
+            MountKind::Bind(source) => source == Path::new("/proc"),
+            MountKind::Cgroup => false,
         };
+        return if procfs { Ok(()) } else { refuse() };
     }
     match target.strip_prefix(b"proc/") {
         Some(name) if !COVERABLE.contains(&name) => refuse(),

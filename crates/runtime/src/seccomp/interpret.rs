@@ -17,7 +17,7 @@ impl Data {
             4 => self.arch,
             16..64 => {
                 let argument = self.arguments[((offset - 16) / 8) as usize];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
             _ => panic!("load of offset {offset}"),
         }

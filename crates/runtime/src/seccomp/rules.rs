@@ -145,12 +145,7 @@ impl<'spec> Profile<'spec> {
     }
 }
 
-fn merge<'spec>(
-    entry: std::collections::btree_map::Entry<'_, &'spec str, Fate>,
-    rules: &[Rule],
-    action: u32,
-    default: u32,
-) {
+fn merge(entry: std::collections::btree_map::Entry<'_, &str, Fate>, rules: &[Rule], action: u32, default: u32) {
     use std::collections::btree_map::Entry;
     match entry {
         Entry::Vacant(vacant) if rules.is_empty() => {

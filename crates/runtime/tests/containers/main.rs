@@ -3,6 +3,12 @@
 //! Without the standard harness, because the runtime must run in a process with one thread. Arguments are substrings
 //! of the names of the cases to run.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a check that fails panics; without the harness this is no test to clippy"
+)]
+
 mod basic;
 mod fixture;
 mod hooks;
