@@ -45,7 +45,6 @@ pub(crate) fn assemble(
     rootfs: Rootfs,
     io: ProcessIo,
     gate: Option<Gate>,
-    cgroup: &cgroups::Cgroup,
 ) -> Result<Assembled, Error> {
     let mut script = Script::only_program(plan.process.program_name());
     let mut new = plan.spaces.new;
@@ -89,7 +88,7 @@ pub(crate) fn assemble(
     if plan.spaces.new & flags::NEWCGROUP != 0 {
         steps.push(Step::Unshare(flags::NEWCGROUP));
     }
-    let late_read_only = mounts(plan, host, cgroup, steps)?;
+    let late_read_only = mounts(plan, host, steps)?;
     dev(plan, host, in_user_space, steps)?;
     let (stdio, console) = stdio(io, plan.process.console_size, true)?;
     steps.extend(console.map(Step::Console));
@@ -193,17 +192,12 @@ fn root(plan: &Plan, rootfs: Rootfs, steps: &mut Vec<Step>) -> Result<(), Error>
 }
 
 /// Adds the mounts; returns what has to be made read-only at the end, because it must be filled first.
-fn mounts(
-    plan: &Plan,
-    host: &HostFeatures,
-    cgroup: &cgroups::Cgroup,
-    steps: &mut Vec<Step>,
-) -> Result<Vec<Step>, Error> {
+fn mounts(plan: &Plan, host: &HostFeatures, steps: &mut Vec<Step>) -> Result<Vec<Step>, Error> {
     let mut late = Vec::new();
     for mount in &plan.mounts {
         match &mount.kind {
             MountKind::Bind(source) => steps.push(bind(plan, mount, source)?),
-            MountKind::Cgroup => cgroup_mounts(plan, mount, host, cgroup, steps)?,
+            MountKind::Cgroup => cgroup_mounts(plan, mount, host, steps)?,
             MountKind::Filesystem(kind, source) => {
                 let mut options = mount.options.clone();
                 if options.attributes.set & attr::RDONLY != 0 && mount.target.as_bytes() == b"dev" {
@@ -364,17 +358,11 @@ fn filesystem_what(mount: &MountPlan, kind: &str, source: &str, options: &Parsed
 }
 
 /// The container's view of the cgroups: on version 2 one mount; on version 1 a directory with one per hierarchy.
-fn cgroup_mounts(
-    plan: &Plan,
-    mount: &MountPlan,
-    host: &HostFeatures,
-    cgroup: &cgroups::Cgroup,
-    steps: &mut Vec<Step>,
-) -> Result<(), Error> {
+fn cgroup_mounts(plan: &Plan, mount: &MountPlan, host: &HostFeatures, steps: &mut Vec<Step>) -> Result<(), Error> {
     let own_view = plan.spaces.has(flags::NEWCGROUP);
     match &host.cgroups {
         cgroups::Host::V2 { mount: place } => {
-            let source = place.join(cgroup.path().as_str());
+            let source = place.join(plan.cgroup.as_str());
             if !own_view {
                 steps.push(bind(plan, mount, &source)?);
                 return Ok(());
@@ -390,7 +378,7 @@ fn cgroup_mounts(
             }
             steps.push(Step::Mount(Box::new(made)));
         }
-        cgroups::Host::V1 { controllers } => cgroup_v1(plan, mount, controllers, cgroup, own_view, steps)?,
+        cgroups::Host::V1 { controllers } => cgroup_v1(plan, mount, controllers, own_view, steps)?,
     }
     Ok(())
 }
@@ -399,7 +387,6 @@ fn cgroup_v1(
     plan: &Plan,
     mount: &MountPlan,
     controllers: &[(String, std::path::PathBuf)],
-    cgroup: &cgroups::Cgroup,
     own_view: bool,
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
@@ -435,7 +422,7 @@ fn cgroup_v1(
             let what = filesystem_what(&part, "cgroup", "cgroup", &options)?;
             steps.push(Step::Mount(Box::new(step(&part, what, true))));
         } else {
-            steps.push(bind(plan, &part, &place.join(cgroup.path().as_str()))?);
+            steps.push(bind(plan, &part, &place.join(plan.cgroup.as_str()))?);
         }
     }
     if !links.is_empty() {

@@ -197,10 +197,14 @@ impl Creating {
         gate: Option<Gate>,
     ) -> Result<Self, Error> {
         check_threads()?;
-        let guard = CgroupGuard::create(&plan, host)?;
+        // On version 1 a process is moved into its cgroup afterwards, so the groups can be made while the child is
+        // already at work; unless the script binds them.
+        let late = !host.cgroups.is_v2() && !plan.binds_cgroup();
+        let mut guard = if late { CgroupGuard(None) } else { CgroupGuard::create(&plan, host)? };
         let gated = gate.is_some();
-        let Assembled { script, clone_flags } = assemble(&plan, host, rootfs, io, gate, guard.get()?)?;
-        let join = if sys::features().clone_into_cgroup { guard.get()?.join_fd() } else { None };
+        let Assembled { script, clone_flags } = assemble(&plan, host, rootfs, io, gate)?;
+        let join =
+            if sys::features().clone_into_cgroup { guard.0.as_ref().and_then(cgroups::Cgroup::join_fd) } else { None };
         let admission = Admission {
             uid_map: plan.spaces.uid_map.clone(),
             gid_map: plan.spaces.gid_map.clone(),
@@ -208,6 +212,9 @@ impl Creating {
             awaited: script.steps.iter().any(|step| matches!(step, child::Step::Await(_))),
         };
         let process = Cloned::start(script, clone_flags, join)?;
+        if late {
+            guard = CgroupGuard::create(&plan, host)?;
+        }
         let hook_state = HookState { around_pid: state_around_pid(&plan, "creating"), bundle: plan.bundle.clone() };
         let mut creating = Self {
             events: None,
@@ -360,15 +367,12 @@ impl CgroupGuard {
             let operation = format!("{operation} cgroup {}", plan.cgroup);
             move |source| Error::Cgroup { operation, source }
         };
-        let guard = Self(Some(cgroups::Cgroup::create(&host.cgroups, &plan.cgroup).map_err(failed("making"))?));
-        let cgroup = guard.get()?;
+        let cgroup = cgroups::Cgroup::create(&host.cgroups, &plan.cgroup).map_err(failed("making"))?;
+        let guard = Self(Some(cgroup));
+        let Some(cgroup) = &guard.0 else { return Ok(guard) };
         cgroup.apply(&plan.resources).map_err(failed("setting the limits of"))?;
         cgroup.apply_devices(&plan.device_rules).map_err(failed("setting the devices of"))?;
         Ok(guard)
-    }
-
-    fn get(&self) -> Result<&cgroups::Cgroup, Error> {
-        self.0.as_ref().ok_or_else(|| Error::Wait { source: Errno::INVAL.into() })
     }
 
     fn into_inner(mut self) -> Option<cgroups::Cgroup> {

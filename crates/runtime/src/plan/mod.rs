@@ -141,6 +141,11 @@ impl Plan {
         self.process.terminal
     }
 
+    /// Whether the container's cgroup itself is bound into it, so that it must exist before.
+    pub(crate) fn binds_cgroup(&self) -> bool {
+        !self.spaces.has(flags::NEWCGROUP) && self.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup)
+    }
+
     /// Where the specification says that the root file system is; absolute.
     pub fn root_path(&self) -> &Path {
         &self.root_path

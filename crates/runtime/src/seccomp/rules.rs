@@ -1,6 +1,7 @@
 //! What a profile does with each system call number.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use oci::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator};
@@ -54,7 +55,7 @@ pub(super) struct Profile<'spec> {
     default: u32,
     /// Whether unknown newer calls should look missing rather than forbidden.
     stub: bool,
-    fates: BTreeMap<&'spec str, Fate>,
+    fates: HashMap<&'spec str, Fate>,
 }
 
 /// The `SECCOMP_RET_*` of an action.
@@ -95,7 +96,7 @@ fn condition(given: &LinuxSeccompArg) -> Result<Condition, Error> {
 impl<'spec> Profile<'spec> {
     pub(super) fn new(seccomp: &'spec LinuxSeccomp) -> Result<Self, Error> {
         let default = action(seccomp.default_action(), seccomp.default_errno_ret())?;
-        let mut fates = BTreeMap::new();
+        let mut fates = HashMap::new();
         for entry in seccomp.syscalls().iter().flatten() {
             let action = action(entry.action(), entry.errno_ret())?;
             let given = entry.args().as_deref().unwrap_or_default();
@@ -122,9 +123,7 @@ impl<'spec> Profile<'spec> {
     /// The fates of all numbers of a table, ascending; the first range starts at 0.
     pub(super) fn ranges(&self, abi: &Abi) -> Vec<Range> {
         let table = (abi.table)();
-        let mut named: Vec<(u32, &Fate)> =
-            self.fates.iter().filter_map(|(name, fate)| Some((*table.get(name)?, fate))).collect();
-        named.sort_unstable_by_key(|(number, _)| *number);
+        let named = table.into_iter().filter_map(|(name, number)| Some((number, self.fates.get(name)?)));
         let default = Fate::Return(self.default);
         let mut ranges: Vec<Range> = Vec::new();
         let mut push = |first: u32, fate: &Fate| {
@@ -145,8 +144,7 @@ impl<'spec> Profile<'spec> {
     }
 }
 
-fn merge(entry: std::collections::btree_map::Entry<'_, &str, Fate>, rules: &[Rule], action: u32, default: u32) {
-    use std::collections::btree_map::Entry;
+fn merge(entry: Entry<'_, &str, Fate>, rules: &[Rule], action: u32, default: u32) {
     match entry {
         Entry::Vacant(vacant) if rules.is_empty() => {
             vacant.insert(Fate::Return(action));

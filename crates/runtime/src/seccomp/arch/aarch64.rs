@@ -1,7 +1,5 @@
 //! 64-bit ARM, with 32-bit ARM beside it.
 
-use std::collections::HashMap;
-
 use oci::runtime::Arch;
 
 use super::{Abi, Family, Machine, table};
@@ -22,7 +20,7 @@ pub(crate) const FAMILY: Family = Family {
     ],
 };
 
-fn native() -> HashMap<&'static str, u32> {
+fn native() -> Vec<(&'static str, u32)> {
     table(|number| syscalls::aarch64::Sysno::new(number).map(|call| call.name()))
 }
 
@@ -36,7 +34,7 @@ const PRIVATE: [(&str, u32); 6] = [
     ("get_tls", 0xf_0006),
 ];
 
-fn arm() -> HashMap<&'static str, u32> {
+fn arm() -> Vec<(&'static str, u32)> {
     let mut names = table(|number| syscalls::arm::Sysno::new(number).map(|call| call.name()));
     names.extend(PRIVATE);
     names

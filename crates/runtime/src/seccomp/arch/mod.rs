@@ -3,8 +3,6 @@
 mod aarch64;
 mod x86_64;
 
-use std::collections::HashMap;
-
 use oci::runtime::Arch;
 
 #[cfg(target_arch = "aarch64")]
@@ -45,8 +43,8 @@ pub(super) struct Abi {
     pub(super) native: bool,
     /// Set in every number of this table.
     pub(super) bit: u32,
-    /// Names with their numbers, without `bit`.
-    pub(super) table: fn() -> HashMap<&'static str, u32>,
+    /// Names with their numbers, without `bit`, ascending.
+    pub(super) table: fn() -> Vec<(&'static str, u32)>,
 }
 
 /// The largest number that is looked for. All tables end below; 32-bit ARM has a few private calls far above, which
@@ -54,6 +52,6 @@ pub(super) struct Abi {
 const MAX_NUMBER: u32 = 1024;
 
 /// A table from a function that knows the name of each number.
-fn table(name: impl Fn(usize) -> Option<&'static str>) -> HashMap<&'static str, u32> {
+fn table(name: impl Fn(usize) -> Option<&'static str>) -> Vec<(&'static str, u32)> {
     (0..MAX_NUMBER).filter_map(|number| Some((name(usize::try_from(number).ok()?)?, number))).collect()
 }

@@ -1,7 +1,5 @@
 //! x86-64, with x32 and i386 beside it.
 
-use std::collections::HashMap;
-
 use oci::runtime::Arch;
 
 use super::{Abi, Family, Machine, table};
@@ -27,11 +25,11 @@ pub(crate) const FAMILY: Family = Family {
     ],
 };
 
-fn native() -> HashMap<&'static str, u32> {
+fn native() -> Vec<(&'static str, u32)> {
     table(|number| syscalls::x86_64::Sysno::new(number).map(|call| call.name()))
 }
 
-fn i386() -> HashMap<&'static str, u32> {
+fn i386() -> Vec<(&'static str, u32)> {
     table(|number| syscalls::x86::Sysno::new(number).map(|call| call.name()))
 }
 
@@ -75,8 +73,9 @@ const X32_CALLS: [&str; 36] = [
     "pwritev2",
 ];
 
-fn x32() -> HashMap<&'static str, u32> {
+fn x32() -> Vec<(&'static str, u32)> {
     let mut names = native();
+    names.retain(|(name, _)| !X32_CALLS.contains(name));
     names.extend(X32_CALLS.into_iter().zip(512..));
     names
 }
