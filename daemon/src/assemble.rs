@@ -22,7 +22,7 @@ const SHIM: &str = "containerd-shim-gantry-v2";
 /// Opens everything that the services call. What survived the last daemon is found and taken over: records, unpublished
 /// events, tasks.
 pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) -> anyhow::Result<Engines> {
-    let blocking = Blocking::default();
+    let (blocking, lengthy) = (Blocking::default(), Blocking::lengthy());
     let journal_config = events::Config { fields: api_grpc::event_field, ..events::Config::default() };
     let boot = sys::boot_id().context("read the boot id")?;
     let journal = Journal::open(&config.state, boot, journal_config).context("open the event journal")?;
@@ -51,7 +51,7 @@ pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) ->
 
     let server =
         Server::open(&config.root, env!("CARGO_PKG_VERSION"), "", plugins).context("read the daemon's uuid")?;
-    Ok(Engines { metadata, supervisor, journal, blocking, server, stopping })
+    Ok(Engines { metadata, supervisor, journal, blocking, lengthy, server, stopping })
 }
 
 /// Opens what lives in the root directory. Blocks on the disk.

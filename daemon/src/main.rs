@@ -31,6 +31,8 @@ const WORKER_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 32;
 
 fn main() -> ExitCode {
+    // Some thirty threads with an allocator arena each would keep what one import has needed for ever.
+    sys::memory::keep_little_in_process();
     let arguments = cli::Arguments::parse_from(cli::with_long_dashes(std::env::args_os()));
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,6 +10,9 @@ use crate::Error;
 /// only cost memory.
 const RUNNING_MAX: usize = 16;
 
+/// Lengthy requests that run at the same time: each keeps a processor or the disk busy.
+const LENGTHY_MAX: usize = 6;
+
 /// Requests that may wait for a thread. One more is refused, because it would only be answered later than its client
 /// cares for.
 const WAITING_MAX: usize = 4096;
@@ -31,6 +34,11 @@ impl Default for Blocking {
 }
 
 impl Blocking {
+    /// A crossing for what takes seconds: fewer run at the same time.
+    pub fn lengthy() -> Self {
+        Self::new(LENGTHY_MAX, WAITING_MAX)
+    }
+
     /// A crossing that lets `running` operations run and `waiting` wait.
     pub fn new(running: usize, waiting: usize) -> Self {
         Self { running: Arc::new(Semaphore::new(running)), admitted: Arc::new(Semaphore::new(running + waiting)) }

@@ -24,7 +24,7 @@ impl Diff for DiffService {
         let digest = descriptor.digest.parse::<Digest>().map_err(Error::Digest)?;
         let mounts = decode::mounts(request.mounts);
         let blob = self.engines.metadata(move |metadata| metadata.content().reader(&namespace, &digest)).await?;
-        let layer = self.engines.blocking.run(move || transfer::apply(blob, &descriptor.media_type, &mounts)).await?;
+        let layer = self.engines.lengthy.run(move || transfer::apply(blob, &descriptor.media_type, &mounts)).await?;
         Ok(Response::new(api::ApplyResponse { applied: Some(encode_layer(&layer)) }))
     }
 

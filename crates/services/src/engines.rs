@@ -40,8 +40,10 @@ pub struct Engines {
     pub supervisor: Supervisor,
     /// Events.
     pub journal: Journal,
-    /// The way to engines that block.
+    /// The way to engines that block, for a moment.
     pub blocking: Blocking,
+    /// The same for what may take seconds, so that it holds nobody else up.
+    pub lengthy: Blocking,
     /// Who we are.
     pub server: Server,
     /// True when the daemon begins to stop.
@@ -57,6 +59,16 @@ impl Engines {
     {
         let metadata = self.metadata.clone();
         self.blocking.run(move || operation(&metadata)).await
+    }
+
+    /// As [`Engines::metadata`], for what may take seconds.
+    pub(crate) async fn lengthy<T, F>(&self, operation: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Metadata) -> Result<T, metadata::Error> + Send + 'static,
+    {
+        let metadata = self.metadata.clone();
+        self.lengthy.run(move || operation(&metadata)).await
     }
 
     /// Awaits something that may take for ever, but ends with UNAVAILABLE as soon as the daemon begins to stop: clients

@@ -1,7 +1,7 @@
 use api_grpc::services::images as api;
 use api_grpc::services::images::images_server::Images;
 use api_grpc::{decode, encode};
-use metadata::Image;
+use metadata::{Image, Metadata};
 use model::filter::Filters;
 use tonic::{Request, Response, Status};
 
@@ -59,12 +59,10 @@ impl Images for ImagesService {
     async fn delete(&self, request: Request<api::DeleteImageRequest>) -> Result<Response<()>, Status> {
         let (scope, request) = scoped(request)?;
         let target = request.target.map(|target| target.digest).unwrap_or_default();
-        self.engines
-            .metadata(move |metadata| {
-                metadata.images().delete(&scope, &request.name, &target)?;
-                if request.sync { metadata.collect_and_wait() } else { Ok(()) }
-            })
-            .await?;
+        self.engines.metadata(move |metadata| metadata.images().delete(&scope, &request.name, &target)).await?;
+        if request.sync {
+            self.engines.lengthy(Metadata::collect_and_wait).await?;
+        }
         Ok(Response::new(()))
     }
 }

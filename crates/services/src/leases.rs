@@ -1,7 +1,7 @@
 use api_grpc::encode;
 use api_grpc::services::leases as api;
 use api_grpc::services::leases::leases_server::Leases;
-use metadata::{Lease, Resource};
+use metadata::{Lease, Metadata, Resource};
 use model::filter::Filters;
 use tonic::{Request, Response, Status};
 
@@ -39,12 +39,10 @@ impl Leases for LeasesService {
 
     async fn delete(&self, request: Request<api::DeleteRequest>) -> Result<Response<()>, Status> {
         let (namespace, request) = namespaced(request)?;
-        self.engines
-            .metadata(move |metadata| {
-                metadata.leases().delete(&namespace, &request.id)?;
-                if request.sync { metadata.collect_and_wait() } else { Ok(()) }
-            })
-            .await?;
+        self.engines.metadata(move |metadata| metadata.leases().delete(&namespace, &request.id)).await?;
+        if request.sync {
+            self.engines.lengthy(Metadata::collect_and_wait).await?;
+        }
         Ok(Response::new(()))
     }
 

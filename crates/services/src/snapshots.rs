@@ -66,7 +66,7 @@ impl Snapshots for SnapshotsService {
     async fn commit(&self, request: Request<api::CommitSnapshotRequest>) -> Result<Response<()>, Status> {
         let (scope, request) = scoped(request)?;
         self.engines
-            .metadata(move |metadata| {
+            .lengthy(move |metadata| {
                 let api::CommitSnapshotRequest { snapshotter, name, key, labels, parent } = &request;
                 metadata.snapshots().commit(&scope, &SnapshotCommit { snapshotter, name, key, labels, parent })
             })
@@ -129,7 +129,7 @@ impl Snapshots for SnapshotsService {
         let (namespace, request) = namespaced(request)?;
         let usage = self
             .engines
-            .metadata(move |metadata| metadata.snapshots().usage(&namespace, &request.snapshotter, &request.key))
+            .lengthy(move |metadata| metadata.snapshots().usage(&namespace, &request.snapshotter, &request.key))
             .await?;
         let signed = |number| i64::try_from(number).unwrap_or(i64::MAX);
         Ok(Response::new(api::UsageResponse { size: signed(usage.size), inodes: signed(usage.inodes) }))
