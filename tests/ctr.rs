@@ -257,12 +257,12 @@ fn namespaces_and_leases() {
     assert!(listed.contains("blue") && listed.contains("shape=round") && listed.contains("color=blue"), "{listed}");
     assert_ne!(daemon.ctr(&["namespace", "create", "blue"]).code, 0, "a namespace is made once");
 
-    let lease = daemon.ctr(&["--namespace", "blue", "lease", "create", "--id", "keep"]).ok();
+    let lease = daemon.ctr(&["--namespace", "blue", "leases", "create", "--id", "keep"]).ok();
     assert!(lease.stdout.contains("keep"), "{}", lease.text());
-    let listed = daemon.ctr(&["--namespace", "blue", "lease", "ls"]).ok().stdout;
+    let listed = daemon.ctr(&["--namespace", "blue", "leases", "ls"]).ok().stdout;
     assert!(listed.contains("keep"), "{listed}");
-    assert!(!daemon.ctr(&["lease", "ls"]).ok().stdout.contains("keep"), "leases belong to their namespace");
-    daemon.ctr(&["--namespace", "blue", "lease", "rm", "keep"]).ok();
+    assert!(!daemon.ctr(&["leases", "ls"]).ok().stdout.contains("keep"), "leases belong to their namespace");
+    daemon.ctr(&["--namespace", "blue", "leases", "rm", "keep"]).ok();
 
     let tar = daemon.directory().join("busybox.tar");
     testkit::busybox_image(&tar, "docker.io/library/busybox:latest").unwrap();

@@ -164,7 +164,7 @@ async fn call(
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn absurd_requests_get_a_status() {
     let daemon = Daemon::start("hostile");
     let client = client::Client::connect(Path::new(&daemon.address()), "default").await.unwrap();
@@ -211,7 +211,7 @@ async fn absurd_requests_get_a_status() {
     println!("{calls} calls answered");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_the_limit_is_refused() {
     let daemon = Daemon::start("oversized");
     let client = client::Client::connect(Path::new(&daemon.address()), "default").await.unwrap();
