@@ -12,7 +12,7 @@ fn one_life_costs_three_synchronous_writes_and_two_programs() {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
     let calls = "trace=fsync,fdatasync,sync_file_range,sync,syncfs,msync,execve";
-    let wrapper = ["strace", "--follow-forks", "--output", &trace.to_string_lossy(), "--trace", calls]
+    let wrapper = ["strace", "--follow-forks", "--output", &trace.to_string_lossy(), "-e", calls]
         .iter()
         .map(|word| (*word).to_owned())
         .collect();

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use api_grpc::services::content::{Info, UpdateRequest, WriteAction, WriteContentRequest};
+use api_grpc::services::content::{Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest};
 use api_grpc::types::Descriptor;
 use model::Digest;
 use tokio::sync::mpsc;
@@ -167,6 +167,17 @@ pub(super) async fn label(client: &Client, digest: &str, labels: BTreeMap<String
     let request = UpdateRequest { info: Some(info), update_mask: Some(prost_types::FieldMask { paths }) };
     client.content().update(request).await?;
     Ok(())
+}
+
+/// Sets one label of a blob unless it has that value already: most containers start from an image that is unpacked, and
+/// reading costs no synchronous write.
+pub(super) async fn ensure_label(client: &Client, digest: &str, key: &str, value: &str) -> Result<(), Error> {
+    let request = InfoRequest { digest: digest.to_owned() };
+    let info = client.content().info(request).await?.into_inner().info.unwrap_or_default();
+    if info.labels.get(key).is_some_and(|known| known == value) {
+        return Ok(());
+    }
+    label(client, digest, [(key.to_owned(), value.to_owned())].into_iter().collect()).await
 }
 
 /// The full name of an image: containerd's annotation, or image-spec's when it is a full name.

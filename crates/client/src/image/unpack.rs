@@ -43,7 +43,7 @@ pub async fn unpack(client: &Client, name: &str, snapshotter: &str) -> Result<Un
     }
     if !done.chain_id.is_empty() {
         let key = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
-        layout::label(client, config_digest.as_str(), [(key, done.chain_id.clone())].into_iter().collect()).await?;
+        layout::ensure_label(client, config_digest.as_str(), &key, &done.chain_id).await?;
     }
     Ok(done)
 }
