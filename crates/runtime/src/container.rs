@@ -3,15 +3,14 @@ use std::path::PathBuf;
 
 use model::record::ProcessIdentity;
 use oci::runtime::Hook;
-use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 
-use crate::child::{Capabilities, Filter, RECORD_BYTES, Record, Script};
-use crate::hooks::{HookRunner, HookState, state_around_pid};
-use crate::{Error, ExecOptions, Execing, Gate, HostFeatures, Operation, Plan, PlanOptions, ProcessIo, describe};
+use crate::child::{Capabilities, Filter};
+use crate::hooks::{HookState, state_around_pid};
+use crate::{Deleting, Error, ExecOptions, Execing, Gate, HostFeatures, Plan, PlanOptions, ProcessIo, Starting};
 
 /// Where a container stands (runtime-spec, runtime, "State"), with runc's `paused` added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,9 +93,9 @@ impl Remains {
 #[derive(Debug)]
 pub(crate) struct StartGate {
     /// `None`: the same as `report`.
-    start: Option<OwnedFd>,
-    report: OwnedFd,
-    program: String,
+    pub(crate) start: Option<OwnedFd>,
+    pub(crate) report: OwnedFd,
+    pub(crate) program: String,
 }
 
 impl StartGate {
@@ -360,7 +359,7 @@ impl Container {
         }
     }
 
-    fn cgroup_error(&self, doing: &str, source: cgroups::Error) -> Error {
+    pub(crate) fn cgroup_error(&self, doing: &str, source: cgroups::Error) -> Error {
         Error::Cgroup { operation: format!("{doing} cgroup {}", self.cgroup.path()), source }
     }
 }
@@ -381,145 +380,4 @@ pub(crate) fn identity(pid: u32) -> Result<ProcessIdentity, Error> {
 /// Whether the process of a pidfd has ended, reaped or not.
 pub(crate) fn ended(pidfd: BorrowedFd<'_>) -> bool {
     sys::fs::poll_readable(pidfd, Some(std::time::Duration::ZERO)).unwrap_or(true)
-}
-
-/// Hears how an exec goes: the end of the file means that the program runs. The descriptor must not block.
-pub(crate) fn hear_exec(report: BorrowedFd<'_>, script: &Script) -> Result<bool, Error> {
-    let mut bytes = [0; RECORD_BYTES];
-    loop {
-        return match rustix::io::read(report, &mut bytes) {
-            Ok(0) | Err(Errno::CONNRESET) => Ok(true),
-            Ok(length) => match bytes.get(..length).and_then(Record::from_bytes) {
-                Some(record) => Err(describe::failure(script, record)),
-                None => Err(Error::Wait { source: Errno::PROTO.into() }),
-            },
-            Err(Errno::AGAIN) => Ok(false),
-            Err(Errno::INTR) => continue,
-            Err(errno) => Err(Error::Wait { source: errno.into() }),
-        };
-    }
-}
-
-/// A start under way; finished when the program runs and the poststart hooks have ended.
-///
-/// An error after the program has started (of a poststart hook) leaves it running; the caller decides.
-#[derive(Debug)]
-pub struct Starting {
-    report: Option<OwnedFd>,
-    script: Script,
-    hooks: Option<HookRunner>,
-    events: Option<OwnedFd>,
-}
-
-impl Starting {
-    fn new(gate: StartGate, container: &Container) -> Result<Self, Error> {
-        let remains = &container.remains;
-        let mut starting =
-            Self { report: Some(gate.report), script: Script::only_program(gate.program), hooks: None, events: None };
-        let Some(report) = &starting.report else { return Ok(starting) };
-        if !remains.poststart.is_empty() {
-            let failed = |errno| Error::host("making an event descriptor", errno);
-            let state = remains.hook_state.with_status("running");
-            let hooks = HookRunner::new(&remains.poststart, &state, container.pid())?;
-            let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-            epoll::add(&events, report, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
-            epoll::add(&events, hooks.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN)
-                .map_err(failed)?;
-            (starting.hooks, starting.events) = (Some(hooks), Some(events));
-        }
-        match rustix::io::write(gate.start.as_ref().unwrap_or(report), &[1]) {
-            Ok(_) => Ok(starting),
-            // What it died of is read from the report.
-            Err(Errno::PIPE | Errno::CONNRESET) => Ok(starting),
-            Err(errno) => Err(Error::Wait { source: errno.into() }),
-        }
-    }
-}
-
-impl Operation for Starting {
-    type Output = ();
-
-    fn poll_fd(&self) -> BorrowedFd<'_> {
-        match (&self.events, &self.report) {
-            (Some(events), _) => events.as_fd(),
-            (None, Some(report)) => report.as_fd(),
-            (None, None) => rustix::fs::CWD,
-        }
-    }
-
-    fn advance(&mut self) -> Result<Option<()>, Error> {
-        if let Some(report) = &self.report {
-            if !hear_exec(report.as_fd(), &self.script)? {
-                return Ok(None);
-            }
-            self.report = None;
-        }
-        let done = match &mut self.hooks {
-            Some(hooks) => hooks.advance()?,
-            None => true,
-        };
-        Ok(done.then_some(()))
-    }
-}
-
-/// A removal under way.
-#[derive(Debug)]
-pub struct Deleting {
-    cgroup: Option<cgroups::Cgroup>,
-    init: OwnedFd,
-    hooks: Option<HookRunner>,
-    events: OwnedFd,
-}
-
-impl Deleting {
-    fn new(container: &Container) -> Result<Self, Error> {
-        let failed = |errno| Error::host("making an event descriptor", errno);
-        let remains = &container.remains;
-        let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        let hooks = if remains.poststop.is_empty() {
-            None
-        } else {
-            let state = remains.hook_state.with_status("stopped");
-            let hooks = HookRunner::new(&remains.poststop, &state, container.pid())?;
-            epoll::add(&events, hooks.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN)
-                .map_err(failed)?;
-            Some(hooks)
-        };
-        let init = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3).map_err(failed)?;
-        epoll::add(&events, &init, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
-        let cgroup = cgroups::Cgroup::open(&container.host.cgroups, container.cgroup.path());
-        let cgroup = match cgroup {
-            Ok(cgroup) => Some(cgroup),
-            Err(cgroups::Error::Gone { .. }) => None,
-            Err(source) => return Err(container.cgroup_error("opening", source)),
-        };
-        Ok(Self { cgroup, init, hooks, events })
-    }
-}
-
-impl Operation for Deleting {
-    type Output = ();
-
-    fn poll_fd(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
-    }
-
-    fn advance(&mut self) -> Result<Option<()>, Error> {
-        if let Some(cgroup) = &self.cgroup {
-            if !ended(self.init.as_fd()) {
-                return Ok(None);
-            }
-            cgroup
-                .delete()
-                .map_err(|source| Error::Cgroup { operation: format!("removing cgroup {}", cgroup.path()), source })?;
-            self.cgroup = None;
-            // Ended for good: it must not wake the caller any more.
-            let _ = epoll::delete(&self.events, &self.init);
-        }
-        let done = match &mut self.hooks {
-            Some(hooks) => hooks.advance()?,
-            None => true,
-        };
-        Ok(done.then_some(()))
-    }
 }

@@ -5,8 +5,9 @@ use rustix::io::Errno;
 use sys::clone::flags;
 
 use crate::child::{Script, Step};
-use crate::container::{ended, hear_exec, identity};
+use crate::container::{ended, identity};
 use crate::create::{Cloned, Said};
+use crate::operations::hear_exec;
 use crate::plan::ProcessPlan;
 use crate::{Container, Error, HostFeatures, Operation, ProcessIo, assemble};
 

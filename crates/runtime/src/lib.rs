@@ -32,15 +32,17 @@ mod exec;
 mod hooks;
 mod host;
 mod io;
+mod operations;
 mod plan;
 mod seccomp;
 
-pub use container::{Container, Deleting, Starting, State, Status};
+pub use container::{Container, State, Status};
 pub use create::{Creating, Rootfs};
 pub use error::Error;
 pub use exec::{ExecOptions, ExecProcess, Execing};
 pub use host::HostFeatures;
 pub use io::{ConsoleSize, ProcessIo};
+pub use operations::{Deleting, Starting};
 pub use plan::{Gate, Plan, PlanOptions};
 
 use std::os::fd::BorrowedFd;

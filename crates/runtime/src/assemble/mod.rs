@@ -1,0 +1,300 @@
+//! From a plan to the script of the child: the host's files are opened here, by the parent, with the parent's rights.
+
+mod mounts;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+use sys::clone::flags;
+use sys::mount::{MountAttr, attr, mount_setattr};
+
+use crate::child::{Awaited, Console, Hook, HookKind, Process, RootTree, Script, Stdio, Step, StringArray};
+use crate::plan::{MountKind, ProcessPlan};
+use crate::{ConsoleSize, Error, Gate, HostFeatures, Plan, ProcessIo, Rootfs};
+
+/// What the child gets and how it is cloned.
+pub(crate) struct Assembled {
+    pub(crate) script: Script,
+    /// Flags of the first clone.
+    pub(crate) clone_flags: u64,
+}
+
+fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Error> {
+    CString::new(bytes).map_err(|_| Error::invalid("path", "must not contain a NUL byte"))
+}
+
+fn path_string(path: &Path) -> Result<CString, Error> {
+    c_string(path.as_os_str().as_bytes())
+}
+
+fn detached_mounts() -> bool {
+    sys::features().new_mount_api && sys::features().mount_setattr
+}
+
+/// Works out the script, opening what it needs.
+pub(crate) fn assemble(
+    plan: &Plan,
+    host: &HostFeatures,
+    rootfs: Rootfs,
+    io: ProcessIo,
+    gate: Option<Gate>,
+) -> Result<Assembled, Error> {
+    let mut script = Script::only_program(plan.process.program_name());
+    let mut admission = Admission::Open;
+    let clone_flags = enter_spaces(plan, &mut script, &mut admission)?;
+    let steps = &mut script.steps;
+    root(plan, rootfs, steps)?;
+    let new_cgroup = plan.spaces.new & flags::NEWCGROUP != 0;
+    // The cgroup namespace shows what the process is in when it is made, so that comes after the admission.
+    if new_cgroup || plan.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup) {
+        admission.wait(steps);
+    }
+    if new_cgroup {
+        steps.push(Step::Unshare(flags::NEWCGROUP));
+    }
+    let late_read_only = mounts::mounts(plan, host, steps)?;
+    mounts::devices(plan, host, plan.spaces.has(flags::NEWUSER), steps)?;
+    let (stdio, console) = stdio(io, plan.process.console_size, true)?;
+    steps.extend(console.map(Step::Console));
+    steps.push(Step::WorkingDirectory { path: plan.process.working_directory.clone() });
+    steps.extend(plan.sysctls.iter().map(|(path, value)| Step::Sysctl { path: path.clone(), value: value.clone() }));
+    if !plan.hooks.before.is_empty() {
+        steps.push(Step::HooksDue);
+    }
+    let inside = |kind, list: &[oci::runtime::Hook]| {
+        list.iter().enumerate().map(|(index, hook)| inside_hook(plan, kind, index, hook)).collect::<Result<Vec<_>, _>>()
+    };
+    steps.extend(inside(HookKind::CreateContainer, &plan.hooks.create_container)?.into_iter().map(Step::Hook));
+    steps.extend(late_read_only);
+    close_root(plan, &mut admission, steps);
+    let mut process = process(&plan.process, host, stdio)?;
+    process.start_hooks = inside(HookKind::StartContainer, &plan.hooks.start_container)?;
+    process.gate = gate.map(|gate| (gate.start, gate.report));
+    steps.push(Step::Process(Box::new(process)));
+    if !plan.masked_paths.is_empty() && detached_mounts() {
+        script.null = Some(null_device()?);
+    }
+    Ok(Assembled { script, clone_flags })
+}
+
+/// Namespaces and what is set in them; returns the flags of the first clone.
+fn enter_spaces(plan: &Plan, script: &mut Script, admission: &mut Admission) -> Result<u64, Error> {
+    let steps = &mut script.steps;
+    let in_user_space = plan.spaces.has(flags::NEWUSER);
+    if plan.spaces.new & flags::NEWUSER != 0 {
+        admission.wait(steps);
+    }
+    let joined = open_namespaces(plan)?;
+    let mut new = plan.spaces.new & !flags::NEWCGROUP;
+    let time = plan.spaces.new & flags::NEWTIME != 0;
+    if time && !(sys::features().clone3 && plan.spaces.time_offsets.is_empty()) {
+        new &= !flags::NEWTIME;
+        steps.push(Step::TimeOffsets(plan.spaces.time_offsets.clone().into_bytes()));
+    }
+    if let Some(score) = plan.process.oom_score {
+        // Before the change of ids, which takes the files below /proc/self away.
+        steps.push(Step::OomScore(score.to_string().into_bytes()));
+    }
+    let clone_flags = if plan.spaces.needs_intermediate() {
+        let list = joined.into_iter().map(|(fd, kind, _)| (fd, kind)).collect();
+        script.intermediate = vec![Step::Hide, Step::JoinDeferred(list)];
+        script.fork = Some(new | flags::PARENT);
+        0
+    } else {
+        steps.extend(joined.into_iter().map(|(namespace, kind, path)| Step::Join { namespace, kind, path }));
+        new
+    };
+    if in_user_space {
+        steps.push(Step::BecomeRoot);
+    }
+    steps.push(Step::NewSession);
+    steps.extend(plan.hostname.clone().map(Step::Hostname));
+    steps.extend(plan.domainname.clone().map(Step::Domainname));
+    if plan.spaces.new & flags::NEWNET != 0 {
+        steps.push(Step::Loopback);
+    }
+    Ok(clone_flags)
+}
+
+/// The last changes below the root, and the change to it.
+fn close_root(plan: &Plan, admission: &mut Admission, steps: &mut Vec<Step>) {
+    if plan.root_read_only {
+        steps.push(Step::RootReadOnly);
+    }
+    steps.extend(plan.read_only_paths.iter().map(|path| Step::ReadOnly { path: path.clone() }));
+    steps.extend(plan.masked_paths.iter().map(|path| Step::Mask { path: path.clone() }));
+    admission.wait(steps);
+    steps.push(Step::Hide);
+    steps.push(Step::Pivot { by_move: plan.no_pivot });
+    if plan.root_propagation & libc::MS_SHARED != 0 {
+        // Only now: an earlier change would spread to the host (the root has no parent that is shared any more).
+        steps.push(Step::RootPropagation(plan.root_propagation));
+    }
+}
+
+/// Whether the child has been told to wait for the parent's part yet.
+enum Admission {
+    Open,
+    Done,
+}
+
+impl Admission {
+    fn wait(&mut self, steps: &mut Vec<Step>) {
+        if matches!(self, Self::Open) {
+            steps.push(Step::Await(Awaited::Admission));
+            *self = Self::Done;
+        }
+    }
+}
+
+fn open_namespaces(plan: &Plan) -> Result<Vec<(OwnedFd, u64, String)>, Error> {
+    let mut list = Vec::new();
+    for (kind, path) in &plan.spaces.joined {
+        let shown = path.display().to_string();
+        let operation = || format!("opening namespace {shown}");
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+            .map_err(|errno| Error::host(operation(), errno))?;
+        // A path that is something else must not be given to setns, nor one of another kind be joined unnoticed.
+        let kind_found = sys::clone::namespace_kind(file.as_fd()).map_err(|errno| Error::host(operation(), errno))?;
+        if kind_found != *kind {
+            return Err(Error::invalid("linux.namespaces", format!("{shown} is of another kind")));
+        }
+        list.push((file, *kind, shown));
+    }
+    Ok(list)
+}
+
+fn root(plan: &Plan, rootfs: Rootfs, steps: &mut Vec<Step>) -> Result<(), Error> {
+    // Mounts of the host reach the container's namespace, not the other way round; and nothing of ours gets out.
+    let shared = plan.root_propagation & libc::MS_SHARED != 0;
+    let propagation = if shared {
+        libc::MS_PRIVATE
+    } else if plan.root_propagation & libc::MS_PRIVATE != 0 {
+        libc::MS_PRIVATE | libc::MS_REC
+    } else {
+        libc::MS_SLAVE | libc::MS_REC
+    };
+    steps.push(Step::Propagation(propagation));
+    let tree = match rootfs {
+        Rootfs::Detached(mount) => RootTree::Detached(mount),
+        Rootfs::Path(path) if !detached_mounts() => RootTree::Path(path_string(&path)?),
+        Rootfs::Path(path) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+            let operation = || format!("opening the root file system {}", path.display());
+            let tree = rustix::mount::open_tree(rustix::fs::CWD, &path, flags)
+                .map_err(|errno| Error::host(operation(), errno))?;
+            let change = MountAttr {
+                propagation: if propagation & libc::MS_SLAVE != 0 { libc::MS_SLAVE } else { libc::MS_PRIVATE },
+                ..MountAttr::default()
+            };
+            mount_setattr(&tree, c"", !shared, &change).map_err(|errno| Error::host(operation(), errno))?;
+            RootTree::Detached(tree)
+        }
+    };
+    steps.push(Step::Root(tree));
+    Ok(())
+}
+
+fn stdio(io: ProcessIo, spec_size: Option<ConsoleSize>, device: bool) -> Result<(Stdio, Option<Console>), Error> {
+    match io {
+        ProcessIo::Console { size } => {
+            let size = size.or(spec_size).map(|size| (size.rows, size.columns));
+            Ok((Stdio::Terminal, Some(Console { size, device })))
+        }
+        ProcessIo::Streams { stdin, stdout, stderr } => {
+            // Above the numbers that they will be copied to, so that no copy overwrites a source.
+            let above = |fd: OwnedFd| {
+                use std::os::fd::AsRawFd as _;
+                if fd.as_raw_fd() > 2 {
+                    return Ok(fd);
+                }
+                rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(|errno| Error::host("copying a standard stream", errno))
+            };
+            Ok((Stdio::Streams([above(stdin)?, above(stdout)?, above(stderr)?]), None))
+        }
+    }
+}
+
+/// What the program runs as, without hooks and gate.
+pub(crate) fn process(plan: &ProcessPlan, host: &HostFeatures, stdio: Stdio) -> Result<Process, Error> {
+    let (candidates, searched) = plan.candidates();
+    let mut capabilities = plan.capabilities.unwrap_or_default();
+    capabilities.known = host.capabilities_known;
+    Ok(Process {
+        stdio,
+        working_directory: plan.working_directory.clone(),
+        candidates,
+        searched,
+        arguments: StringArray::new(plan.arguments.clone()),
+        find_home: !plan.environment.iter().any(|entry| entry.as_bytes().starts_with(b"HOME=")),
+        environment: StringArray::new(plan.environment.clone()),
+        uid: plan.uid,
+        gid: plan.gid,
+        groups: plan.groups.iter().copied().map(Gid::from_raw).collect(),
+        umask: plan.umask,
+        limits: plan.limits.clone(),
+        capabilities,
+        no_new_privileges: plan.no_new_privileges,
+        filter: plan.filter.clone(),
+        keyring: plan.keyring.as_ref().map(|name| c_string(name.as_str())).transpose()?,
+        preserve_fds: plan.preserve_fds,
+        descriptor_limit: host.descriptor_limit,
+        own_program: host.own_program,
+        gate: None,
+        at_once: false,
+        start_hooks: Vec::new(),
+    })
+}
+
+pub(crate) fn exec_stdio(io: ProcessIo, size: Option<ConsoleSize>) -> Result<(Stdio, Option<Console>), Error> {
+    stdio(io, size, false)
+}
+
+/// The host's null device as a mount of its own, read-only so that nobody changes its mode through it.
+fn null_device() -> Result<OwnedFd, Error> {
+    let failed = |errno| Error::host("opening /dev/null to mask paths with", errno);
+    let file = rustix::fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let found = rustix::fs::statat(&file, c"", AtFlags::EMPTY_PATH).map_err(failed)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice || found.st_rdev != rustix::fs::makedev(1, 3)
+    {
+        return Err(failed(Errno::NODEV));
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(&file, c"", flags).map_err(failed)?;
+    let change = MountAttr {
+        set: attr::RDONLY | attr::NOSUID | attr::NOEXEC,
+        propagation: libc::MS_PRIVATE,
+        ..MountAttr::default()
+    };
+    mount_setattr(&tree, c"", false, &change).map_err(failed)?;
+    Ok(tree)
+}
+
+fn inside_hook(plan: &Plan, kind: HookKind, index: usize, hook: &oci::runtime::Hook) -> Result<Hook, Error> {
+    let strings = |list: &Option<Vec<String>>| {
+        list.iter().flatten().map(|text| c_string(text.as_str())).collect::<Result<Vec<_>, _>>()
+    };
+    let path = path_string(hook.path())?;
+    let mut arguments = strings(hook.args())?;
+    if arguments.is_empty() {
+        arguments.push(path.clone());
+    }
+    let status = match kind {
+        HookKind::CreateContainer => "creating",
+        HookKind::StartContainer => "created",
+    };
+    Ok(Hook {
+        kind,
+        index,
+        path,
+        arguments: StringArray::new(arguments),
+        environment: StringArray::new(strings(hook.env())?),
+        timeout_ms: hook.timeout().map(|seconds| i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX)),
+        state: crate::hooks::state_around_pid(plan, status),
+    })
+}
