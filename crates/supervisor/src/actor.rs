@@ -58,6 +58,15 @@ impl Command {
             Self::Pause { .. } | Self::Resume { .. } | Self::Delete { .. } => "",
         }
     }
+
+    /// Nobody waits for the answer any more.
+    fn abandoned(&self) -> bool {
+        match self {
+            Self::Start { answer, .. } => answer.is_closed(),
+            Self::Exec { answer, .. } | Self::Pause { answer } | Self::Resume { answer } => answer.is_closed(),
+            Self::Delete { answer } | Self::DeleteProcess { answer, .. } => answer.is_closed(),
+        }
+    }
 }
 
 /// A request that the shim has answered.
@@ -283,7 +292,7 @@ impl Actor {
     fn advance(&mut self, lane: &str) {
         while let Some(command) = self.lanes.get_mut(lane).and_then(VecDeque::pop_front) {
             self.waiting -= 1;
-            if self.begin(command) {
+            if !command.abandoned() && self.begin(command) {
                 return;
             }
         }

@@ -248,7 +248,7 @@ async fn end_leaked(context: Arc<Context>, entry: bundle::Entry) {
         && let Ok(shim) = Pidfd::new(pid, pidfd)
     {
         // It may have been about to make a container.
-        let _ = client.delete(String::new()).await;
+        let _ = tokio::time::timeout(context.config.timeouts.request, client.delete(String::new())).await;
         remove::end_shim(&context, &client, &shim, true).await;
     }
     let (shared, names) = (Arc::clone(&context), (namespace.clone(), id.clone()));

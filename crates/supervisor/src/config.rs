@@ -42,10 +42,13 @@ impl Config {
 /// How long the supervisor waits for a shim before it gives an error to the caller. A silent shim is not judged dead.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// For `Create`: longer than the 30 s that a shim gives to hooks and streams.
+    /// For `Create` and `Start`, which run hooks: longer than the 30 s that a shim gives to those and to streams.
     pub create: Duration,
-    /// For every other request but `Wait`, which has no limit.
+    /// For every other request but `Wait`, which has no limit. A request that changes the task is carried out even if
+    /// its caller has been told that it took too long.
     pub request: Duration,
+    /// More, for a `Delete`: the shim waits so long for the end of streams that a grandchild holds open.
+    pub streams: Duration,
     /// For a `Kill` with SIGKILL; then the supervisor delivers the signal itself.
     pub sigkill: Duration,
     /// For a shim to end after `Shutdown`; then it is killed.
@@ -59,6 +62,7 @@ impl Default for Timeouts {
         Self {
             create: Duration::from_secs(40),
             request: Duration::from_secs(10),
+            streams: Duration::from_secs(10),
             sigkill: Duration::from_secs(1),
             shutdown: Duration::from_secs(3),
             exit: Duration::from_secs(1),

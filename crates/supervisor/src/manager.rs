@@ -192,7 +192,7 @@ impl Supervisor {
 
     /// Starts init (empty `exec_id`) or an additional process; returns its pid.
     pub async fn start(&self, namespace: &Namespace, id: &str, exec_id: &str) -> Result<u32, Error> {
-        self.order(namespace, id, |answer| Command::Start { exec_id: exec_id.to_owned(), answer }).await
+        self.order(namespace, id, "Start", |answer| Command::Start { exec_id: exec_id.to_owned(), answer }).await
     }
 
     /// What is known about init (empty `exec_id`) or an additional process. Never waits.
@@ -251,12 +251,12 @@ impl Supervisor {
             return Err(Error::EmptyExecId);
         }
         check_identifier(&request.exec_id).map_err(|source| Error::Identifier { what: "exec id", source })?;
-        self.order(namespace, id, |answer| Command::Exec { exec: request, answer }).await
+        self.order(namespace, id, "Exec", |answer| Command::Exec { exec: request, answer }).await
     }
 
     /// Deletes a task that is stopped or was never started, with everything of it.
     pub async fn delete(&self, namespace: &Namespace, id: &str) -> Result<Exit, Error> {
-        self.order(namespace, id, |answer| Command::Delete { answer }).await
+        self.order(namespace, id, "Delete", |answer| Command::Delete { answer }).await
     }
 
     /// Deletes an additional process that has ended or was never started.
@@ -264,7 +264,8 @@ impl Supervisor {
         if exec_id.is_empty() {
             return Err(Error::EmptyExecId);
         }
-        self.order(namespace, id, |answer| Command::DeleteProcess { exec_id: exec_id.to_owned(), answer }).await
+        self.order(namespace, id, "Delete", |answer| Command::DeleteProcess { exec_id: exec_id.to_owned(), answer })
+            .await
     }
 
     /// Waits until init (empty `exec_id`) or an additional process has ended. Cancel safe.
@@ -288,12 +289,12 @@ impl Supervisor {
 
     /// Freezes the container.
     pub async fn pause(&self, namespace: &Namespace, id: &str) -> Result<(), Error> {
-        self.order(namespace, id, |answer| Command::Pause { answer }).await
+        self.order(namespace, id, "Pause", |answer| Command::Pause { answer }).await
     }
 
     /// Thaws the container.
     pub async fn resume(&self, namespace: &Namespace, id: &str) -> Result<(), Error> {
-        self.order(namespace, id, |answer| Command::Resume { answer }).await
+        self.order(namespace, id, "Resume", |answer| Command::Resume { answer }).await
     }
 
     /// Changes limits of the container; `resources` is JSON of the runtime specification.
@@ -360,12 +361,13 @@ impl Supervisor {
         self.context.registry.find(namespace.as_str(), id)
     }
 
-    /// Puts a request into the task's mailbox and waits for its answer. The actor carries it out even if the caller
-    /// goes away.
+    /// Puts a request into the task's mailbox and waits for its answer, for a limited time. The actor carries out what it
+    /// has begun even if the caller goes away.
     async fn order<T>(
         &self,
         namespace: &Namespace,
         id: &str,
+        operation: &'static str,
         command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
     ) -> Result<T, Error> {
         let task = self.find(namespace, id)?;
@@ -374,7 +376,16 @@ impl Supervisor {
             mpsc::error::TrySendError::Full(_) => Error::Busy(id.to_owned()),
             mpsc::error::TrySendError::Closed(_) => self.gone(id),
         })?;
-        answered.await.map_err(|_| self.gone(id))?
+        let timeouts = self.context.config.timeouts;
+        let limit = match operation {
+            "Start" => timeouts.create,
+            "Delete" => timeouts.request + timeouts.streams,
+            _ => timeouts.request,
+        };
+        match tokio::time::timeout(limit, answered).await {
+            Ok(answered) => answered.map_err(|_| self.gone(id))?,
+            Err(_) => Err(Error::Deadline { operation, id: id.to_owned(), limit }),
+        }
     }
 
     /// Why an actor does not answer: it has deleted its task, or the daemon ends.

@@ -1,7 +1,8 @@
 //! The wire to one shim: requests of `containerd.task.v3.Task` over ttrpc.
 //!
-//! **Invariant:** each request but `Wait` ends within its deadline. The deadline is ours alone: it is not sent along,
-//! because a shim that stopped in the middle of a request would leave it half done.
+//! **Invariant:** a request that only asks ends within its deadline. One that changes the task has none here: its caller
+//! is released by the manager, but the shim carries it out sooner or later, and its answer, however late, says where the
+//! task stands. No deadline is sent along: a shim that gave up in the middle of a request would leave it half done.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -149,7 +150,7 @@ impl ShimClient {
     /// Starts init or an additional process; returns its pid.
     pub(crate) async fn start(&self, exec_id: String) -> Result<u32, Error> {
         let request = wire::StartRequest { id: self.id.clone(), exec_id };
-        let answer: wire::StartResponse = self.call("Start", self.limit(), &request).await?;
+        let answer: wire::StartResponse = self.call("Start", None, &request).await?;
         Ok(answer.pid)
     }
 
@@ -164,15 +165,13 @@ impl ShimClient {
             stderr: exec.stdio.stderr,
             spec: exec.spec.map(any),
         };
-        self.call::<()>("Exec", self.limit(), &request).await
+        self.call::<()>("Exec", None, &request).await
     }
 
     /// Removes a process that has ended or never ran.
     pub(crate) async fn delete(&self, exec_id: String) -> Result<Exit, Error> {
-        // Deleting init may wait 10 s for streams that a grandchild holds open.
-        let limit = self.timeouts.request + Duration::from_secs(10);
         let request = wire::DeleteRequest { id: self.id.clone(), exec_id };
-        let answer: wire::DeleteResponse = self.call("Delete", Some(limit), &request).await?;
+        let answer: wire::DeleteResponse = self.call("Delete", None, &request).await?;
         let exited_at = api_grpc::decode::timestamp(answer.exited_at);
         Ok(Exit { pid: answer.pid, exit_status: answer.exit_status, exited_at })
     }
@@ -192,11 +191,11 @@ impl ShimClient {
     }
 
     pub(crate) async fn pause(&self) -> Result<(), Error> {
-        self.call::<()>("Pause", self.limit(), &wire::PauseRequest { id: self.id.clone() }).await
+        self.call::<()>("Pause", None, &wire::PauseRequest { id: self.id.clone() }).await
     }
 
     pub(crate) async fn resume(&self) -> Result<(), Error> {
-        self.call::<()>("Resume", self.limit(), &wire::ResumeRequest { id: self.id.clone() }).await
+        self.call::<()>("Resume", None, &wire::ResumeRequest { id: self.id.clone() }).await
     }
 
     /// The processes in the container.

@@ -202,23 +202,33 @@ impl House {
         let state = directory.path().join("state");
         std::fs::create_dir(&state).unwrap();
         let journal = Journal::open(&state, sys::boot_id().unwrap(), events::Config::default()).unwrap();
-        let supervisor = Self::supervisor(&directory, &journal);
+        let supervisor = Self::supervisor(&directory, &journal, Timeouts::default().create);
         Self { directory, journal, supervisor, namespace: "ns".parse().unwrap() }
     }
 
-    fn supervisor(directory: &TempDir, journal: &Journal) -> Supervisor {
+    fn supervisor(directory: &TempDir, journal: &Journal, patience: Duration) -> Supervisor {
         let path = |name: &str| directory.path().join(name);
         let mut config =
             Config::new(path("state"), path("root"), path("shim"), path("gantry.sock").display().to_string());
-        config.timeouts =
-            Timeouts { sigkill: Duration::from_millis(50), exit: Duration::from_millis(50), ..Timeouts::default() };
+        config.timeouts = Timeouts {
+            create: patience,
+            request: patience,
+            sigkill: Duration::from_millis(50),
+            exit: Duration::from_millis(50),
+            ..Timeouts::default()
+        };
         Supervisor::new(config, journal.clone()).unwrap()
     }
 
     /// Ends the supervisor as a daemon ends, and starts the next one.
     fn restart(&mut self) {
+        self.restart_with(Timeouts::default().create);
+    }
+
+    /// As [`House::restart`], with another patience for shims.
+    fn restart_with(&mut self, patience: Duration) {
         self.supervisor.stop();
-        self.supervisor = Self::supervisor(&self.directory, &self.journal);
+        self.supervisor = Self::supervisor(&self.directory, &self.journal, patience);
     }
 
     fn bundle(&self, id: &str) -> PathBuf {

@@ -257,3 +257,27 @@ async fn a_full_mailbox_is_a_status() {
     // Reading does not wait behind them.
     assert_eq!(house.supervisor.list(&house.namespace).len(), 1);
 }
+
+#[tokio::test]
+async fn a_late_answer_still_tells_where_the_task_stands() {
+    let mut house = House::new("exit 0");
+    house.restart_with(Duration::from_millis(50));
+    let (mut fake, _shim, _init) = house.task("c", Status::Created).await;
+    let _wait = fake.next("Wait").await;
+    let mut events = house.subscribe();
+    let started = house.start("c", "").await;
+    let start = fake.next("Start").await;
+    let error = started.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Deadline { operation: "Start", .. }), "{error}");
+    // What nobody waits for any more is not begun.
+    let paused = house.supervisor.pause(&house.namespace, "c").await.unwrap_err();
+    assert!(matches!(paused, Error::Deadline { operation: "Pause", .. }), "{paused}");
+    start.ok(&wire::StartResponse { pid: 4242 });
+    assert_eq!(event(&mut events).await, "start");
+    eventually("the task runs", || house.supervisor.get(&house.namespace, "c", "").unwrap().status == Status::Running)
+        .await;
+    let (supervisor, namespace) = (house.supervisor.clone(), house.namespace.clone());
+    let asked = tokio::spawn(async move { supervisor.pids(&namespace, "c").await });
+    fake.next("Pids").await.ok(&wire::PidsResponse::default());
+    asked.await.unwrap().unwrap();
+}
