@@ -33,7 +33,7 @@ A first container:
 
 /// Containers by the containerd API: import images, run and inspect containers.
 #[derive(Parser, Debug)]
-#[command(name = "gantryctl", version = version::LONG, after_help = EXAMPLES)]
+#[command(name = "gantryctl", version = model::BUILD, after_help = EXAMPLES)]
 struct Arguments {
     /// Socket of the daemon.
     #[arg(long, short, global = true, env = "CONTAINERD_ADDRESS", default_value = "/run/gantry/gantryd.sock")]

@@ -13,7 +13,7 @@ use crate::config::Config;
 /// Every flag overrides the configuration file. Containers keep running when the daemon stops; the next one takes them
 /// over.
 #[derive(Debug, Parser)]
-#[command(name = "gantryd", version, about)]
+#[command(name = "gantryd", version = model::BUILD, about)]
 pub(crate) struct Arguments {
     /// Configuration file (TOML, containerd's version 2); a file named here must exist
     #[arg(short, long, value_name = "FILE")]

@@ -6,7 +6,8 @@ mod shape;
 
 use anyhow::{Result, bail};
 
-#[tokio::main(flavor = "current_thread")]
+// A thread of its own closes connections as soon as they are dropped.
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() -> Result<()> {
     // `cargo bench` adds a flag of its own.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();

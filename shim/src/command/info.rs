@@ -19,8 +19,7 @@ pub(crate) fn run() -> Result<(), Error> {
 pub(crate) fn version() -> Result<(), Error> {
     super::print(
         format!(
-            "containerd-shim-gantry-v2:\n  Version:  {}\n  Build:    {}\n",
-            env!("CARGO_PKG_VERSION"),
+            "containerd-shim-gantry-v2:\n  Version:  {}\n",
             model::BUILD
         )
         .as_bytes(),

@@ -69,7 +69,8 @@ pub(crate) fn main() -> ExitCode {
 fn run(global: &Global, mut rest: Vec<String>) -> Result {
     if global.version {
         let version = env!("CARGO_PKG_VERSION");
-        return print(&format!("gantry-oci version {version}\nspec: {}\n", oci::RUNTIME_SPEC_VERSION));
+        let (spec, build) = (oci::RUNTIME_SPEC_VERSION, model::BUILD);
+        return print(&format!("gantry-oci version {version}\nspec: {spec}\nbuild: {build}\n"));
     }
     if rest.is_empty() || global.help || rest.first().is_some_and(|word| word == "help") {
         return print(&help());
