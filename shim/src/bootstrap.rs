@@ -63,13 +63,37 @@ impl Bootstrap {
     }
 }
 
-/// The runtime options in an `Any`, if they are ours.
+/// The runtime options in an `Any`, if they are of a type we know.
 pub(crate) fn decode_options(any: &Any) -> Option<Options> {
-    if type_name(&any.type_url) == "containerd.runc.v1.Options" {
-        Options::parse_from_bytes(&any.value).ok()
-    } else {
-        None
+    match type_name(&any.type_url) {
+        "containerd.runc.v1.Options" => Options::parse_from_bytes(&any.value).ok(),
+        "containerd.linux.runc.CreateOptions" => decode_create_options(&any.value).ok(),
+        _ => None,
     }
+}
+
+/// The options of the first generation of shims: Go clients up to 1.7 send them to every runtime whose name does not
+/// begin with `io.containerd.runc`. Fields about checkpoints are left out.
+fn decode_create_options(bytes: &[u8]) -> protobuf::Result<Options> {
+    // Tags: field number times 8 plus the wire type, 0 for numbers and 2 for texts.
+    const NO_PIVOT_ROOT: u32 = 1 << 3;
+    const NO_NEW_KEYRING: u32 = 8 << 3;
+    const SHIM_CGROUP: u32 = (9 << 3) | 2;
+    const IO_UID: u32 = 10 << 3;
+    const IO_GID: u32 = 11 << 3;
+    let mut options = Options::new();
+    let mut input = protobuf::CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            NO_PIVOT_ROOT => options.no_pivot_root = input.read_bool()?,
+            NO_NEW_KEYRING => options.no_new_keyring = input.read_bool()?,
+            SHIM_CGROUP => options.shim_cgroup = input.read_string()?,
+            IO_UID => options.io_uid = input.read_uint32()?,
+            IO_GID => options.io_gid = input.read_uint32()?,
+            other => protobuf::rt::skip_field_for_tag(other, &mut input)?,
+        }
+    }
+    Ok(options)
 }
 
 #[cfg(test)]
@@ -109,6 +133,21 @@ mod tests {
             assert_eq!((parsed.modern, parsed.socket_dir.as_str()), (is_modern, dir));
             assert_eq!(parsed.options.map(|options| options.shim_cgroup), has_options.then(|| "/x".to_owned()));
         }
+    }
+
+    #[test]
+    fn options_of_old_clients() {
+        // no_pivot_root, cgroups_mode "x", io_uid and io_gid 100000.
+        let value = b"\x08\x01\x3a\x01x\x50\xa0\x8d\x06\x58\xa0\x8d\x06".to_vec();
+        let mut any = Any::new();
+        any.type_url = "containerd.linux.runc.CreateOptions".to_owned();
+        any.value = value;
+        let options = decode_options(&any).unwrap();
+        assert_eq!((options.no_pivot_root, options.io_uid, options.io_gid), (true, 100_000, 100_000));
+        any.value = b"\x50".to_vec();
+        assert!(decode_options(&any).is_none());
+        any.type_url = "other.Options".to_owned();
+        assert!(decode_options(&any).is_none());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use api_shim::Server;
 use runtime::HostFeatures;
 use rustix::process::Signal;
 use sys::signal::Signals;
+use tokio::time::Instant;
 
 use crate::args::Arguments;
 use crate::engine::Engine;
@@ -23,6 +24,9 @@ pub(crate) const SOCKET_FD: RawFd = 3;
 
 /// How long events that nobody takes keep an ended shim alive.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long after its last work the shim makes itself small: not between the steps of a client that goes on.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves until Shutdown, with the last container gone.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
@@ -59,9 +63,21 @@ async fn serve(arguments: &Arguments, listener: OwnedFd, signals: Signals, host:
     let engine = Engine::new(host, log, publisher, socket);
     let pending = watch_readable(&signals).map_err(|source| Error::System { operation: "watch signals", source })?;
     let mut server = Server::start(listener, Arc::new(Service::new(Arc::clone(&engine)))).await?;
-    sys::memory::trim();
+    engine.worked.notify_one();
+    let mut rest_at = None;
     loop {
+        let resting = async {
+            match rest_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = resting => {
+                rest_at = None;
+                rest();
+            }
+            () = engine.worked.notified() => rest_at = Some(Instant::now() + REST_AFTER),
             ready = pending.readable() => match ready {
                 Ok(mut ready) => {
                     ready.clear_ready();
@@ -78,6 +94,13 @@ async fn serve(arguments: &Arguments, listener: OwnedFd, signals: Signals, host:
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, sending).await;
     }
     Ok(())
+}
+
+/// Gives back what the last work needed: the heap that specs and plans were in, and the code that handled them.
+fn rest() {
+    sys::memory::trim();
+    // Without it the shim is a little larger, and nothing else.
+    let _ = sys::memory::release_program_pages();
 }
 
 fn take_signals(signals: &Signals, engine: &Engine) {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use model::record::Status;
 use sys::process::Exited;
 
+use crate::engine::create::Users;
 use crate::engine::process::{Exit, Process};
 use crate::error::Error;
 use crate::record::Records;
@@ -26,6 +27,8 @@ pub(crate) struct Container {
     pub(crate) init_gone: Option<Exit>,
     /// There is no pid namespace of its own, so the kernel kills nobody when init ends: we do.
     pub(crate) shares_pids: bool,
+    /// Who its users are on the host.
+    pub(crate) users: Users,
     /// The root file system is mounted in the bundle, visible to the host.
     pub(crate) rootfs_mounted: bool,
     /// Processes that the kernel killed for lack of memory, as far as told.

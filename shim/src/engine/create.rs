@@ -56,8 +56,7 @@ impl Engine {
         {
             self.log.error("undo a failed create", &error);
         }
-        // What was parsed is gone: give its memory back, because the shim idles from now on.
-        sys::memory::trim();
+        self.worked.notify_one();
         self.sweep();
         result
     }
@@ -67,7 +66,8 @@ impl Engine {
         let records = Records::open(&bundle)?;
         let spec = read_spec(&bundle)?;
         let shares_pids = !rootfs::own_namespace(&spec, LinuxNamespaceType::Pid);
-        let (mut stdio, io) = Stdio::open(&paths, stream_owner(&spec, &options))?;
+        let users = Users::of(&spec);
+        let (mut stdio, io) = Stdio::open(&paths, stream_owner(&spec, &users, &options))?;
         let plan_options = PlanOptions {
             id: id.clone(),
             bundle: bundle.clone(),
@@ -115,6 +115,7 @@ impl Engine {
             running_execs: 0,
             init_gone: None,
             shares_pids,
+            users,
             rootfs_mounted: in_bundle,
             oom_kills: 0,
         };
@@ -178,24 +179,41 @@ fn read_spec(bundle: &Path) -> Result<oci::Spec, Error> {
 
 /// Who must own the streams of a container's first process, if that is not root: options first, as clients of runc
 /// set them, else the process's user as the host sees it.
-fn stream_owner(spec: &oci::Spec, options: &Options) -> Option<Owner> {
-    let user = spec.process().as_ref().map(oci::Process::user);
-    let linux = spec.linux().as_ref();
-    let host_id = |id: u32, mappings: Option<&[LinuxIdMapping]>| match mappings {
-        None | Some([]) => id,
-        Some(mappings) => mappings
-            .iter()
-            .find_map(|map| {
+fn stream_owner(spec: &oci::Spec, users: &Users, options: &Options) -> Option<Owner> {
+    let (uid, gid) = spec.process().as_ref().map_or((0, 0), |process| (process.user().uid(), process.user().gid()));
+    let of_user = users.owner(uid, gid);
+    let chosen = |option: u32, of_user: u32| if option == 0 { of_user } else { option };
+    let owner = Owner { uid: chosen(options.io_uid, of_user.uid), gid: chosen(options.io_gid, of_user.gid) };
+    (owner.uid != 0).then_some(owner)
+}
+
+/// Who the users of a container are on the host.
+#[derive(Debug, Default)]
+pub(crate) struct Users {
+    uids: Vec<LinuxIdMapping>,
+    gids: Vec<LinuxIdMapping>,
+}
+
+impl Users {
+    fn of(spec: &oci::Spec) -> Self {
+        let Some(linux) = spec.linux() else { return Self::default() };
+        Self {
+            uids: linux.uid_mappings().clone().unwrap_or_default(),
+            gids: linux.gid_mappings().clone().unwrap_or_default(),
+        }
+    }
+
+    /// The host's ids of a user; without a user namespace they are the same.
+    pub(crate) fn owner(&self, uid: u32, gid: u32) -> Owner {
+        let host_id = |id: u32, mappings: &[LinuxIdMapping]| {
+            let mapped = mappings.iter().find_map(|map| {
                 let offset = id.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
                 map.host_id().checked_add(offset)
-            })
-            .unwrap_or(id),
-    };
-    let chosen = |option: u32, from_user: Option<u32>| if option == 0 { from_user.unwrap_or(0) } else { option };
-    let uid = user.map(|user| host_id(user.uid(), linux.and_then(|linux| linux.uid_mappings().as_deref())));
-    let gid = user.map(|user| host_id(user.gid(), linux.and_then(|linux| linux.gid_mappings().as_deref())));
-    let owner = Owner { uid: chosen(options.io_uid, uid), gid: chosen(options.io_gid, gid) };
-    (owner.uid != 0).then_some(owner)
+            });
+            mapped.unwrap_or(id)
+        };
+        Owner { uid: host_id(uid, &self.uids), gid: host_id(gid, &self.gids) }
+    }
 }
 
 #[cfg(test)]
@@ -220,7 +238,11 @@ mod tests {
             let spec: oci::Spec = serde_json::from_value(json).unwrap();
             let mut options = Options::new();
             options.io_uid = option;
-            assert_eq!(stream_owner(&spec, &options).map(|owner| owner.uid), want, "{uid} {mapped} {option}");
+            assert_eq!(
+                stream_owner(&spec, &Users::of(&spec), &options).map(|owner| owner.uid),
+                want,
+                "{uid} {mapped} {option}"
+            );
         }
     }
 

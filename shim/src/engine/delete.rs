@@ -20,7 +20,7 @@ impl Engine {
         {
             process.busy = false;
         }
-        sys::memory::trim();
+        self.worked.notify_one();
         self.sweep();
         result
     }

@@ -11,7 +11,7 @@ use crate::engine::process::{End, Process};
 use crate::error::Error;
 use crate::events::Event;
 use crate::state::{self, Operation};
-use crate::stdio::{Owner, Stdio};
+use crate::stdio::Stdio;
 
 /// A request to prepare an additional process.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Engine {
     /// Starts an additional process and answers its pid.
     pub(crate) async fn start_exec(&self, id: &str, exec_id: &str) -> Result<u32, Error> {
         let result = self.start_exec_counted(id, exec_id).await;
-        sys::memory::trim();
+        self.worked.notify_one();
         self.sweep();
         result
     }
@@ -80,9 +80,9 @@ impl Engine {
                 return Err(Error::Busy(exec_id.to_owned()));
             }
             let document = oci::parse_process(&process.spec)?;
-            let uid = document.user().uid();
-            let owner = (uid != 0).then(|| Owner { uid, gid: document.user().gid() });
-            let (stdio, io) = Stdio::open(&process.paths, owner)?;
+            let owner = container.users.owner(document.user().uid(), document.user().gid());
+            let process = container.process(exec_id)?;
+            let (stdio, io) = Stdio::open(&process.paths, (owner.uid != 0).then_some(owner))?;
             process.busy = true;
             // Counted before it exists: init's end waits for it from now on.
             container.running_execs += 1;

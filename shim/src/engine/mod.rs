@@ -57,6 +57,8 @@ pub(crate) struct Engine {
     inner: Mutex<Inner>,
     /// Notified when the shim is to end.
     pub(crate) stopping: Notify,
+    /// Notified after each piece of work that used much memory.
+    pub(crate) worked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +97,7 @@ impl Engine {
         socket: Option<PathBuf>,
     ) -> Arc<Self> {
         let inner = Mutex::new(Inner { publisher, ..Inner::default() });
-        Arc::new(Self { host, log, socket, inner, stopping: Notify::new() })
+        Arc::new(Self { host, log, socket, inner, stopping: Notify::new(), worked: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -78,7 +78,7 @@ impl Engine {
                 Err(source) => Err(failed(source)),
             }
         };
-        sys::memory::trim();
+        self.worked.notify_one();
         self.sweep();
         result
     }
