@@ -99,7 +99,7 @@ fn features(_: Words) -> Result {
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": sys::features().mount_setattr}},
         },
         "annotations": {"org.gantry.version": env!("CARGO_PKG_VERSION")},
     });

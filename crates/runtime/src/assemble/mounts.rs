@@ -40,6 +40,11 @@ fn propagation(options: &ParsedOptions) -> Vec<u64> {
     options.propagation.iter().map(|p| p.kind | if p.recursive { libc::MS_REC } else { 0 }).collect()
 }
 
+/// What cannot be set before a mount is attached.
+fn late_propagation(options: &ParsedOptions) -> Vec<u64> {
+    propagation(options).into_iter().filter(|flags| flags & libc::MS_UNBINDABLE != 0).collect()
+}
+
 fn step(mount: &MountPlan, what: What, directory: bool) -> MountStep {
     MountStep {
         what,
@@ -85,7 +90,12 @@ fn bind(plan: &Plan, mount: &MountPlan, source: &Path) -> Result<Step, Error> {
     if detached_mounts() {
         let tree = mount::detached_bind(file.as_fd(), &options)
             .map_err(|error| Error::host(format!("{}: {}", mount.field, model::render(&error)), Errno::INVAL))?;
-        return Ok(Step::Mount(Box::new(step(mount, What::Detached(tree), directory))));
+        let mut step = step(mount, What::Detached(tree), directory);
+        step.propagation = late_propagation(&options);
+        return Ok(Step::Mount(Box::new(step)));
+    }
+    if options.id_map.is_some() {
+        return Err(Error::unsupported(format!("{}.uidMappings", mount.field), "id-mapped mounts need Linux 5.12"));
     }
     if options.recursive_attributes != Attributes::default() {
         return Err(Error::unsupported(format!("{}.options", mount.field), "recursive flags need Linux 5.12"));

@@ -60,13 +60,18 @@ pub(super) fn mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<(), Errno>
         if step.directory { path::directory(root, &step.target) } else { path::file(root, &step.target) }
     };
     match &step.what {
-        What::Detached(mount) => attach(mount.as_fd(), target()?.as_fd())?,
+        What::Detached(mount) => {
+            attach(mount.as_fd(), target()?.as_fd())?;
+            for flags in &step.propagation {
+                set_propagation(mount.as_fd(), *flags)?;
+            }
+        }
         What::Filesystem(filesystem) => match make(filesystem) {
             Ok(mount) => {
+                attach(mount.as_fd(), target()?.as_fd())?;
                 for flags in &step.propagation {
                     set_propagation(mount.as_fd(), *flags)?;
                 }
-                attach(mount.as_fd(), target()?.as_fd())?;
             }
             Err(errno @ (Errno::PERM | Errno::BUSY)) => match &step.instead {
                 Some(mount) => attach(mount.as_fd(), target()?.as_fd())?,

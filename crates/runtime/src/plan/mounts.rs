@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use mount::ParsedOptions;
+use mount::{IdMap, IdRange, ParsedOptions};
 use oci::runtime::{Linux, LinuxDeviceType, LinuxIdMapping};
 
 use crate::Error;
@@ -86,23 +86,42 @@ pub(crate) fn plan(spec: &oci::Spec, bundle: &Path) -> Result<Vec<MountPlan>, Er
             let source = source.to_str().ok_or_else(|| Error::invalid(format!("{field}.source"), "is not UTF-8"))?;
             MountKind::Filesystem(name.to_owned(), if source.is_empty() { name } else { source }.to_owned())
         };
-        let plan = MountPlan { field, kind, target, destination: mount.destination().clone(), options };
+        let mut plan = MountPlan { field, kind, target, destination: mount.destination().clone(), options };
         check_place_in_proc(&plan)?;
-        refuse_unsupported(&plan, mount.uid_mappings(), mount.gid_mappings())?;
+        refuse_unsupported(&plan)?;
+        id_map(&mut plan, mount, spec.linux().as_ref())?;
         list.push(plan);
     }
     Ok(list)
 }
 
-fn refuse_unsupported(
-    plan: &MountPlan,
-    uids: &Option<Vec<LinuxIdMapping>>,
-    gids: &Option<Vec<LinuxIdMapping>>,
-) -> Result<(), Error> {
-    let mapped = uids.as_ref().is_some_and(|l| !l.is_empty()) || gids.as_ref().is_some_and(|l| !l.is_empty());
-    if mapped || plan.options.id_mapped.is_some() {
-        return Err(Error::unsupported(format!("{}.uidMappings", plan.field), "id-mapped mounts are not supported"));
+/// The maps of an id-mapped mount: its own, or those of the container's user namespace.
+fn id_map(plan: &mut MountPlan, mount: &oci::runtime::Mount, linux: Option<&Linux>) -> Result<(), Error> {
+    let ranges = |list: &Option<Vec<LinuxIdMapping>>| {
+        let range = |m: &LinuxIdMapping| IdRange { inside: m.container_id(), outside: m.host_id(), length: m.size() };
+        list.iter().flatten().map(range).collect::<Vec<_>>()
+    };
+    let own = IdMap { users: ranges(mount.uid_mappings()), groups: ranges(mount.gid_mappings()) };
+    let given = own != IdMap::default();
+    if !given && plan.options.id_mapped.is_none() {
+        return Ok(());
     }
+    let field = format!("{}.uidMappings", plan.field);
+    let map = match linux {
+        Some(linux) if !given => IdMap { users: ranges(linux.uid_mappings()), groups: ranges(linux.gid_mappings()) },
+        _ => own,
+    };
+    if map.users.is_empty() || map.groups.is_empty() {
+        return Err(Error::invalid(field, "an id-mapped mount needs mappings for users and groups"));
+    }
+    if !plan.is_bind() {
+        return Err(Error::unsupported(field, "only bind mounts can be id-mapped"));
+    }
+    plan.options.id_map = Some(map);
+    Ok(())
+}
+
+fn refuse_unsupported(plan: &MountPlan) -> Result<(), Error> {
     if plan.options.copy_up {
         return Err(Error::unsupported(format!("{}.options", plan.field), "tmpcopyup is not supported"));
     }

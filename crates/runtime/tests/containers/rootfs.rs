@@ -12,6 +12,8 @@ pub(crate) const CASES: &[Case] = &[
     ("devices", devices),
     ("devices of the spec", spec_devices),
     ("bind mounts", binds),
+    ("id-mapped bind mounts", id_mapped),
+    ("propagation of binds", bind_propagation),
     ("missing mountpoints", mountpoints),
     ("read-only root", read_only_root),
     ("masked and read-only paths", masked),
@@ -104,6 +106,35 @@ fn binds() {
     assert!(host.path().join("dir/new").exists());
     assert_eq!(std::fs::read_to_string(host.path().join("dir/f")).unwrap(), "file\nx\n");
     assert!(bundle.rootfs().join("f").is_file());
+}
+
+fn id_mapped() {
+    let host = tempfile::tempdir().unwrap();
+    std::fs::write(host.path().join("f"), "x").unwrap();
+    std::os::unix::fs::chown(host.path().join("f"), Some(7), Some(8)).unwrap();
+    let map = |from: u32, to: u32| json!([{"containerID": from, "hostID": to, "size": 10}]);
+    let mount = json!({"destination": "/m", "source": host.path(), "type": "bind", "options": ["rbind"],
+                       "uidMappings": map(0, 1000), "gidMappings": map(0, 2000)});
+    let bundle = Bundle::new("stat -c %u:%g /m/f").with(add_mount(mount.clone()));
+    if sys::features().forced_fallbacks {
+        assert!(bundle.error().contains("uidMappings"));
+        return;
+    }
+    assert_eq!(bundle.output(), "1007:2008\n");
+    let mut half = mount;
+    half.as_object_mut().unwrap().remove("gidMappings");
+    assert!(Bundle::new("true").with(add_mount(half)).error().contains("uidMappings"));
+}
+
+fn bind_propagation() {
+    let host = tempfile::tempdir().unwrap();
+    for (option, want) in [("rprivate", ""), ("rshared", "shared:"), ("runbindable", "unbindable"), ("rslave", "")] {
+        let mount = json!({"destination": "/m", "source": host.path(), "type": "bind", "options": ["rbind", option]});
+        let output = Bundle::new("grep ' /m ' /proc/self/mountinfo").with(add_mount(mount)).output();
+        for word in ["shared:", "unbindable"] {
+            assert_eq!(output.contains(word), word == want, "{option}: {output}");
+        }
+    }
 }
 
 fn mountpoints() {
