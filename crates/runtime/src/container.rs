@@ -253,15 +253,15 @@ impl Container {
         if signal == libc::SIGKILL {
             return gone_is_fine(self.cgroup.kill_all()).map_err(|source| self.cgroup_error("killing", source));
         }
-        for pid in self.pids()? {
-            // A pid read from the cgroup may have been reused by now: the pidfd is opened first, then the cgroup is
-            // asked again.
-            let Ok(pidfd) = sys::process::pidfd_open(pid) else { continue };
-            if self.pids()?.binary_search(&pid).is_ok() {
-                match sys::process::pidfd_send_signal(&pidfd, signal) {
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(errno) => return Err(Error::host(format!("sending signal {signal} to {pid}"), errno)),
-                }
+        // A pid read from the cgroup may have been reused by now: the pidfds are opened first, then the cgroup is asked
+        // again. What is in it both times is what the pidfd holds, or at least belongs to the container.
+        let opened: Vec<_> =
+            self.pids()?.into_iter().filter_map(|pid| Some((pid, sys::process::pidfd_open(pid).ok()?))).collect();
+        let present = self.pids()?;
+        for (pid, pidfd) in opened.iter().filter(|(pid, _)| present.binary_search(pid).is_ok()) {
+            match sys::process::pidfd_send_signal(pidfd, signal) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(Error::host(format!("sending signal {signal} to {pid}"), errno)),
             }
         }
         Ok(())

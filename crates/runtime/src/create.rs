@@ -163,7 +163,11 @@ impl Cloned {
         self.pidfd = Some(pidfd);
         if let Some(intermediate) = self.intermediate.take() {
             // It exits right after its message: this does not wait for anybody else.
-            sys::process::wait(intermediate.as_fd()).map_err(|errno| Error::Wait { source: errno.into() })?;
+            match sys::process::wait(intermediate.as_fd()) {
+                // Somebody who reaps any child was quicker.
+                Ok(_) | Err(Errno::CHILD) => {}
+                Err(errno) => return Err(Error::Wait { source: errno.into() }),
+            }
         }
         Ok(())
     }
@@ -283,6 +287,13 @@ impl Creating {
         Ok(())
     }
 
+    /// Why the child may have died without a word: it is small, but a memory limit can be smaller.
+    fn died(&self) -> Error {
+        let killed = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().is_ok_and(|count| count > 0));
+        let during = if killed { "its set-up: out of memory (memory limit too low?)" } else { "its set-up" };
+        Error::Died { during: during.to_owned() }
+    }
+
     fn finish(&mut self) -> Result<Container, Error> {
         let missing = || Error::Wait { source: Errno::INVAL.into() };
         let plan = self.plan.take().ok_or_else(missing)?;
@@ -333,7 +344,7 @@ impl Operation for Creating {
                 Said::Forked => self.admit()?,
                 Said::HooksDue => self.start_hooks()?,
                 Said::Ready => return self.finish().map(Some),
-                Said::Closed => return Err(Error::Died { during: "its set-up".to_owned() }),
+                Said::Closed => return Err(self.died()),
             }
         }
     }

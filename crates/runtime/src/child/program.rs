@@ -49,6 +49,8 @@ impl Child<'_> {
             self.enter_directory_as_user(process)?;
         }
         check_directory()?;
+        // Whatever is opened from here on closes by itself; and a filter may forbid the call.
+        close_later(process);
         let early = process.filter.as_ref().filter(|_| !process.no_new_privileges);
         let program = if early.is_some() {
             // Without no_new_privs the filter needs CAP_SYS_ADMIN: it comes before the capabilities go, and from here
@@ -76,7 +78,6 @@ impl Child<'_> {
                 sys::clone::exit_now(1);
             }
         }
-        close_later(process);
         if early.is_none() {
             self.install_or_report(process, report);
         }

@@ -23,6 +23,8 @@ pub(crate) const CASES: &[Case] = &[
     ("exec in a user namespace", exec_user),
     ("exec of a dying container", exec_dying),
     ("states", states),
+    ("signals to all", signals_to_all),
+    ("strict filter", strict_filter),
     ("refused fields", refused),
     ("own program", own_program),
     ("late failure", late_failure),
@@ -328,6 +330,65 @@ fn states() {
     assert_eq!(container.status(), Status::Running);
     container.pause().unwrap();
     end(container);
+}
+
+fn signals_to_all() {
+    let bundle = Bundle::new("trap 'exit 9' TERM; sleep 1000 & while :; do wait; done");
+    let container = running(&bundle);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while container.pids().unwrap().len() < 2 {
+        assert!(std::time::Instant::now() < deadline);
+    }
+    container.kill_all(15).unwrap();
+    assert_eq!(reap(container.pidfd().try_clone_to_owned().unwrap()), 9);
+    let mut container = container;
+    container.kill_all(15).unwrap();
+    wait(&mut container.delete(false).unwrap()).unwrap();
+}
+
+/// A profile that kills for everything it does not list needs to list little of ours.
+fn strict_filter() {
+    for no_new_privileges in [true, false] {
+        let names = json!([
+            "read",
+            "write",
+            "execve",
+            "exit_group",
+            "exit",
+            "brk",
+            "arch_prctl",
+            "set_tid_address",
+            "set_robust_list",
+            "rseq",
+            "prlimit64",
+            "readlink",
+            "readlinkat",
+            "getrandom",
+            "mprotect",
+            "mmap",
+            "munmap",
+            "getuid",
+            "geteuid",
+            "getgid",
+            "getegid",
+            "setuid",
+            "setgid",
+            "ioctl",
+            "fstat",
+            "newfstatat",
+            "fcntl",
+            "uname",
+            "capset",
+            "prctl"
+        ]);
+        let bundle = Bundle::new("").with(|spec| {
+            spec["process"]["args"] = json!(["echo", "allowed"]);
+            spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_KILL_PROCESS",
+                "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]});
+        });
+        assert_eq!(bundle.output(), "allowed\n");
+    }
 }
 
 fn refused() {

@@ -8,8 +8,13 @@ use serde_json::json;
 use crate::Case;
 use crate::fixture::{Bundle, end, streams};
 
-pub(crate) const CASES: &[Case] =
-    &[("limits", limits), ("update", update), ("cgroup mounts", cgroup_mounts), ("device rules", device_rules)];
+pub(crate) const CASES: &[Case] = &[
+    ("limits", limits),
+    ("update", update),
+    ("cgroup mounts", cgroup_mounts),
+    ("device rules", device_rules),
+    ("too little memory", too_little),
+];
 
 /// Whether this host has a controller.
 fn has(controller: &str) -> bool {
@@ -105,5 +110,21 @@ fn device_rules() {
     let output = bundle.output();
     if bundle.host.cgroups.is_v2() || place(&bundle, "devices").is_some() {
         assert_eq!(output, "refused\nok\n");
+    }
+}
+
+fn too_little() {
+    if !has("memory") {
+        return;
+    }
+    let bundle = Bundle::new("true").with(|spec| spec["linux"]["resources"]["memory"] = json!({"limit": 4096}));
+    let error = bundle.run().map(|outcome| outcome.status);
+    // Killed at its set-up, or when the program is executed: never a hang.
+    match error {
+        Ok(status) => assert_eq!(status, 137),
+        Err(error) => {
+            let text = model::render(&error);
+            assert!(text.contains("out of memory") || text.contains("memory"), "{text}");
+        }
     }
 }
