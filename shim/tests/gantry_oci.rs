@@ -1,5 +1,7 @@
 //! `gantry-oci` as an engine uses it: one process per command, state in files between them.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests: a failure is a panic, a skip is said")]
+
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -223,9 +225,8 @@ fn a_terminal_goes_to_the_console_socket() {
     rustix::net::recvmsg(&stream, &mut [std::io::IoSliceMut::new(&mut name)], &mut control, flags).unwrap();
     let master = control
         .drain()
-        .find_map(|message| match message {
-            rustix::net::RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
+        .find_map(|message| {
+            if let rustix::net::RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None }
         })
         .unwrap();
     fixture.ok(&["start", "c"]);
