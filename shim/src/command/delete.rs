@@ -2,6 +2,8 @@
 //!
 //! A daemon also runs this after a clean delete; then nothing is left, and that is fine.
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use api_shim::convert;
@@ -44,11 +46,22 @@ fn clean(bundle: &Path) -> Result<DeleteResponse, Error> {
     if rootfs.exists() {
         mount::unmount_recursive(&rootfs, mount::UnmountFlags::empty()).map_err(Error::Unmount)?;
     }
+    remove_socket(bundle);
     let mut response = DeleteResponse::new();
     response.pid = task.as_ref().map_or(0, |task| task.init.pid);
     response.exit_status = exit.as_ref().map_or(KILLED_STATUS, |exit| exit.exit_status);
     response.exited_at = convert::timestamp(exit.as_ref().map_or_else(Timestamp::now, |exit| exit.exited_at));
     Ok(response)
+}
+
+/// Removes the socket of a shim that died without doing it. That of a group's shim that lives on stays.
+fn remove_socket(bundle: &Path) {
+    let Ok(address) = std::fs::read_to_string(bundle.join(super::start::ADDRESS_FILE)) else { return };
+    let Some(socket) = address.strip_prefix("unix://") else { return };
+    if UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+        // Someone else's removal is as good.
+        let _ = std::fs::remove_file(socket);
+    }
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
@@ -83,6 +96,19 @@ mod tests {
     use model::record::{ProcessIdentity, Status, StdioPaths};
 
     use super::*;
+
+    #[test]
+    fn a_dead_shims_socket_goes_and_a_live_ones_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        std::fs::write(dir.path().join("address"), format!("unix://{}", socket.display())).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        clean(dir.path()).unwrap();
+        assert!(socket.exists());
+        drop(listener);
+        clean(dir.path()).unwrap();
+        assert!(!socket.exists());
+    }
 
     #[test]
     fn nothing_left_is_fine() {

@@ -17,13 +17,7 @@ pub(crate) fn run() -> Result<(), Error> {
 
 /// Prints the version as text.
 pub(crate) fn version() -> Result<(), Error> {
-    super::print(
-        format!(
-            "containerd-shim-gantry-v2:\n  Version:  {}\n",
-            model::BUILD
-        )
-        .as_bytes(),
-    )
+    super::print(format!("containerd-shim-gantry-v2:\n  Version:  {}\n", model::BUILD).as_bytes())
 }
 
 fn info() -> Result<RuntimeInfo, Error> {

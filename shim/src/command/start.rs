@@ -28,7 +28,7 @@ const INPUT_BYTES_MAX: u64 = 1 << 20;
 /// Annotations that put several containers under one shim, the stronger first.
 const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 /// Where daemons up to 1.6 look for the address after a restart.
-const ADDRESS_FILE: &str = "address";
+pub(super) const ADDRESS_FILE: &str = "address";
 
 /// Starts a shim, or finds the one of the same group, and prints its address.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {

@@ -89,10 +89,24 @@ impl Engine {
         for warning in container.warnings() {
             self.log.line(&format!("container {id}: {warning}"));
         }
-        if let Some(master) = container.take_console() {
-            stdio.attach(master)?;
+        let prepared = (|| {
+            if let Some(master) = container.take_console() {
+                stdio.attach(master)?;
+            }
+            records.cgroup(container.cgroup().path().as_str())?;
+            records.task(container.identity(), Status::Created, &paths)
+        })();
+        if let Err(error) = prepared {
+            // Nobody knows of it yet, so nobody else would end it. Its process is reaped as an orphan.
+            let undone = match container.delete(true) {
+                Ok(deleting) => self.drive(deleting).await,
+                Err(source) => Err(source),
+            };
+            if let Err(source) = undone {
+                self.log.error("undo a failed create", &Error::Runtime { operation: "delete", source });
+            }
+            return Err(error);
         }
-        records.cgroup(container.cgroup().path().as_str())?;
         let init = Process {
             exec_id: String::new(),
             status: Status::Created,
@@ -119,7 +133,6 @@ impl Engine {
             rootfs_mounted: in_bundle,
             oom_kills: 0,
         };
-        container.write_task()?;
         Ok(self.register(container, &mounts))
     }
 

@@ -58,6 +58,8 @@ impl Engine {
         let container = inner.container(id)?;
         let process = container.execs.remove(exec_id).ok_or_else(|| Error::NoProcess(exec_id.to_owned()))?;
         container.records.forget_exec(exec_id);
+        // For those that wait for the end of a process that was never started.
+        process.end.set(process.exit());
         Ok((process.pid(), process.exit()))
     }
 
@@ -80,6 +82,9 @@ impl Engine {
         let container = inner.containers.remove(id);
         inner.publish(&Event::Delete(event));
         drop(inner);
+        for process in container.iter().flat_map(|container| container.execs.values()) {
+            process.end.set(process.exit());
+        }
         // Outside of the lock: its streams end here, and tasks of theirs with them.
         drop(container);
         Ok((pid, exit))

@@ -94,7 +94,18 @@ impl Engine {
         };
         let mut inner = self.lock();
         let container = inner.container(id)?;
-        let started = match started {
+        let attached = started.map_err(failed).and_then(|mut started| {
+            let Some(master) = started.console.take() else { return Ok(started) };
+            match stdio.attach(master) {
+                Ok(()) => Ok(started),
+                Err(error) => {
+                    // It runs and nobody could talk to it. It is reaped as an orphan.
+                    let _ = sys::process::pidfd_send_signal(&started.pidfd, rustix::process::Signal::KILL.as_raw());
+                    Err(error)
+                }
+            }
+        });
+        let started = match attached {
             Ok(started) => started,
             Err(error) => {
                 self.exec_failed(container, exec_id);
@@ -102,14 +113,11 @@ impl Engine {
                     drop(inner);
                     self.finish_waiting_init(id);
                 }
-                return Err(failed(error));
+                return Err(error);
             }
         };
         for warning in &started.warnings {
             self.log.line(&format!("exec {exec_id} in container {id}: {warning}"));
-        }
-        if let Some(master) = started.console {
-            stdio.attach(master)?;
         }
         let process = container.process(exec_id)?;
         if process.stdin_closed {
