@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use model::record::ProcessIdentity;
 use oci::runtime::Hook;
-use rustix::fs::{Mode, OFlags};
+use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
@@ -157,8 +157,8 @@ impl Container {
         let pidfd = match sys::process::pidfd_of(expected) {
             Ok(pidfd) => pidfd,
             // Something that is readable for ever, as the pidfd of an ended process is.
-            Err(Errno::SRCH) => rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|errno| Error::host("opening /dev/null", errno))?,
+            Err(Errno::SRCH) => rustix::event::eventfd(1, EventfdFlags::CLOEXEC)
+                .map_err(|errno| Error::host("making an event descriptor", errno))?,
             Err(errno) => return Err(Error::host(format!("looking for process {}", state.init.pid), errno)),
         };
         let failed = |source| Error::Cgroup { operation: format!("opening cgroup {}", state.cgroup), source };

@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     ("exec in a user namespace", exec_user),
     ("exec of a dying container", exec_dying),
     ("states", states),
+    ("opened again", opened_again),
     ("signals to all", signals_to_all),
     ("strict filter", strict_filter),
     ("refused fields", refused),
@@ -330,6 +331,26 @@ fn states() {
     assert_eq!(container.status(), Status::Running);
     container.pause().unwrap();
     end(container);
+}
+
+fn opened_again() {
+    let bundle = Bundle::new("sleep 1000");
+    let container = running(&bundle);
+    let spec = oci::parse_spec(bundle.spec.to_string().as_bytes()).unwrap();
+    let open = || runtime::Container::open(&container.state(), &spec, &bundle.host, None).unwrap();
+    let again = open();
+    assert_eq!((again.status(), again.pid()), (Status::Running, container.pid()));
+    assert_eq!(exec(&again, &document("hostname")).unwrap().output, "inside\n");
+    again.kill(9).unwrap();
+    reap(container.pidfd().try_clone_to_owned().unwrap());
+    // Gone and reaped: known by its state only.
+    let mut gone = open();
+    assert_eq!(gone.status(), Status::Stopped);
+    assert!(matches!(gone.kill(15), Err(runtime::Error::Finished)));
+    assert!(gone.start().is_err());
+    wait(&mut gone.delete(false).unwrap()).unwrap();
+    wait(&mut open().delete(false).unwrap()).unwrap();
+    assert!(again.pids().unwrap().is_empty());
 }
 
 fn signals_to_all() {
