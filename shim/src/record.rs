@@ -27,7 +27,6 @@ fn exit_name(exec_id: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct Records {
     bundle: OwnedFd,
-    execs: OwnedFd,
     exits: OwnedFd,
     boot_id: String,
     shim: ProcessIdentity,
@@ -39,17 +38,11 @@ impl Records {
         let failed = |errno: Errno| Error::file("open the bundle", bundle, errno);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(CWD, bundle, flags, Mode::empty()).map_err(failed)?;
-        let make = |name: &str| {
-            match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-            rustix::fs::openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)
-        };
-        let (execs, exits) = (make(EXECS_DIR)?, make(EXITS_DIR)?);
+        // Made now rather than when a process has ended, which is no time to find the disk full.
+        let exits = make_dir(&dir, EXITS_DIR).map_err(failed)?;
         let boot_id = sys::boot_id().map_err(|errno| Error::system("read the boot id", errno))?.to_owned();
         let shim = identity(std::process::id())?;
-        Ok(Self { bundle: dir, execs, exits, boot_id, shim })
+        Ok(Self { bundle: dir, exits, boot_id, shim })
     }
 
     /// Writes where the task stands.
@@ -73,7 +66,8 @@ impl Records {
             status,
             stdio: stdio.clone(),
         };
-        write(&self.execs, &format!("{exec_id}.json"), &record)
+        let execs = make_dir(&self.bundle, EXECS_DIR).map_err(|errno| Error::file("make", EXECS_DIR, errno))?;
+        write(&execs, &format!("{exec_id}.json"), &record)
     }
 
     /// Writes how a process ended. `exec_id` is empty for init.
@@ -102,9 +96,18 @@ impl Records {
     /// Removes the records of an additional process that was deleted.
     pub(crate) fn forget_exec(&self, exec_id: &str) {
         // A record that is gone already is as good; one that stays is removed with the bundle.
-        let _ = rustix::fs::unlinkat(&self.execs, format!("{exec_id}.json"), AtFlags::empty());
+        let _ = rustix::fs::unlinkat(&self.bundle, format!("{EXECS_DIR}/{exec_id}.json"), AtFlags::empty());
         let _ = rustix::fs::unlinkat(&self.exits, exit_name(exec_id), AtFlags::empty());
     }
+}
+
+fn make_dir(bundle: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    match rustix::fs::mkdirat(bundle, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(bundle, name, flags, Mode::empty())
 }
 
 /// Who a process is.

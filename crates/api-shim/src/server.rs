@@ -72,19 +72,15 @@ impl Server {
     }
 }
 
-/// User and group that a peer must have; absent if the kernel does not tell, and then nobody is turned away.
-type Credentials = Option<(u32, u32)>;
-
-fn credentials() -> Credentials {
-    // A socket pair's peer is ourselves, which spares a dependency for two system calls.
-    let (one, _other) = UnixStream::pair().ok()?;
-    one.peer_cred().ok().map(|own| (own.uid(), own.gid()))
+/// User and group that a peer must have: our own.
+fn credentials() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
 /// Connections of peers that run as the same user and group as we do.
 struct SameUser {
     listener: UnixListener,
-    own: Credentials,
+    own: (u32, u32),
 }
 
 impl Stream for SameUser {
@@ -97,7 +93,7 @@ impl Stream for SameUser {
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(Ok((stream, _))) => {
                     let peer = stream.peer_cred().ok().map(|peer| (peer.uid(), peer.gid()));
-                    if self.own.is_none() || peer == self.own {
+                    if peer == Some(self.own) {
                         return Poll::Ready(Some(Ok(stream)));
                     }
                 }
