@@ -194,3 +194,6 @@ fn refuse_unsupported(spec: &oci::Spec) -> Result<(), Error> {
     let label = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
     refuse(label, "linux.mountLabel", "SELinux is not supported")
 }
+
+#[cfg(test)]
+mod tests;

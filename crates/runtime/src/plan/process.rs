@@ -155,7 +155,7 @@ fn capabilities(
     let mut mask = |names: &Option<Names>| {
         let mut mask = 0_u64;
         for name in names.iter().flatten() {
-            let name = name.to_string();
+            let name = format!("CAP_{name}");
             match sys::caps::number(&name).filter(|number| available & (1 << number) != 0) {
                 Some(number) => mask |= 1 << number,
                 None => {
