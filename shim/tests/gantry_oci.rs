@@ -223,12 +223,13 @@ fn a_terminal_goes_to_the_console_socket() {
     let mut name = [0; 64];
     let flags = rustix::net::RecvFlags::CMSG_CLOEXEC;
     rustix::net::recvmsg(&stream, &mut [std::io::IoSliceMut::new(&mut name)], &mut control, flags).unwrap();
-    let master = control
-        .drain()
-        .find_map(|message| {
-            if let rustix::net::RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None }
-        })
-        .unwrap();
+    let master =
+        control
+            .drain()
+            .find_map(|message| {
+                if let rustix::net::RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None }
+            })
+            .unwrap();
     fixture.ok(&["start", "c"]);
     let mut text = Vec::new();
     let _ = std::io::Read::read_to_end(&mut std::fs::File::from(master), &mut text);
