@@ -58,6 +58,12 @@ impl Dir {
         rustix::fs::accessat(&self.fd, file, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty()).is_ok()
     }
 
+    /// Opens a control file for others to write.
+    pub(crate) fn open_file(&self, file: &str) -> Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, file, flags, Mode::empty()).map_err(|source| self.write_error(file, "", source))
+    }
+
     /// Writes a control file in one write.
     pub(crate) fn write(&self, file: &str, value: &str) -> Result<()> {
         self.try_write(file, value).map_err(|source| self.write_error(file, value, source))

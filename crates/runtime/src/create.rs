@@ -1,15 +1,18 @@
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
+};
 use sys::clone::Forked;
 
 use crate::assemble::{Assembled, assemble};
-use crate::child::{self, Kind, RECORD_BYTES, Record, Script};
+use crate::child::{self, ENTRANCES_MAX, Kind, RECORD_BYTES, Record, Script};
 use crate::container::{Remains, StartGate};
 use crate::hooks::{HookRunner, HookState, state_around_pid};
 use crate::{Container, Error, Gate, HostFeatures, Operation, Plan, ProcessIo, describe};
@@ -30,8 +33,6 @@ struct Admission {
     gid_map: String,
     /// Whether the process was born in its cgroup.
     born_in_cgroup: bool,
-    /// Whether the child waits to be told.
-    awaited: bool,
 }
 
 /// A container in the making. Dropping it before it is finished kills and reaps what exists.
@@ -172,10 +173,31 @@ impl Cloned {
         Ok(())
     }
 
+    /// Lets the child go on, into the cgroup unless it was born there.
+    pub(crate) fn admit(&self, cgroup: Option<&cgroups::Cgroup>) -> Result<(), Error> {
+        let failed = |source| Error::Cgroup { operation: "moving the process into its cgroup".to_owned(), source };
+        let (Some(cgroup), Some(sync)) = (cgroup, &self.sync) else { return self.tell() };
+        let entrances = cgroup.entrances().map_err(failed)?;
+        if entrances.is_empty() || entrances.len() > ENTRANCES_MAX || sys::features().forced_fallbacks {
+            cgroup.add_process(self.pid).map_err(failed)?;
+            return self.tell();
+        }
+        let entrances: Vec<BorrowedFd<'_>> = entrances.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ENTRANCES_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&entrances)) {
+            return Err(Error::Wait { source: Errno::NOBUFS.into() });
+        }
+        match rustix::net::sendmsg(sync, &[IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(Error::Wait { source: errno.into() }),
+        }
+    }
+
     /// Tells the child to go on.
     pub(crate) fn tell(&self) -> Result<(), Error> {
         let Some(sync) = &self.sync else { return Ok(()) };
-        match rustix::net::send(sync, &[1], rustix::net::SendFlags::NOSIGNAL) {
+        match rustix::net::send(sync, &[1], SendFlags::NOSIGNAL) {
             // What the child says, or that it is gone, is read next.
             Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(Error::Wait { source: errno.into() }),
@@ -213,7 +235,6 @@ impl Creating {
             uid_map: plan.spaces.uid_map.clone(),
             gid_map: plan.spaces.gid_map.clone(),
             born_in_cgroup: join.is_some(),
-            awaited: script.steps.iter().any(|step| matches!(step, child::Step::Await(_))),
         };
         let process = Cloned::start(script, clone_flags, join)?;
         if late {
@@ -265,15 +286,7 @@ impl Creating {
             write("uid_map", &admission.uid_map)?;
             write("gid_map", &admission.gid_map)?;
         }
-        if !admission.born_in_cgroup
-            && let Some(cgroup) = &self.cgroup
-        {
-            cgroup.add_process(pid).map_err(|source| Error::Cgroup {
-                operation: "moving the container's process into its cgroup".to_owned(),
-                source,
-            })?;
-        }
-        if admission.awaited { self.process.tell() } else { Ok(()) }
+        self.process.admit(self.cgroup.as_ref().filter(|_| !admission.born_in_cgroup))
     }
 
     fn start_hooks(&mut self) -> Result<(), Error> {

@@ -120,15 +120,12 @@ impl Execing {
 
     /// Puts the new process into the container's cgroup and lets it go on.
     fn admit(&self) -> Result<(), Error> {
-        if !self.born_in_cgroup {
-            let failed = |source| Error::Cgroup {
-                operation: "moving the process into the container's cgroup".to_owned(),
-                source,
-            };
-            let cgroup = cgroups::Cgroup::open(&self.host.cgroups, &self.cgroup).map_err(failed)?;
-            cgroup.add_process(self.process.pid).map_err(failed)?;
+        if self.born_in_cgroup {
+            return self.process.tell();
         }
-        self.process.tell()
+        let cgroup = cgroups::Cgroup::open(&self.host.cgroups, &self.cgroup)
+            .map_err(|source| Error::Cgroup { operation: "opening the container's cgroup".to_owned(), source })?;
+        self.process.admit(Some(&cgroup))
     }
 
     fn finish(&mut self) -> Result<ExecProcess, Error> {

@@ -4,6 +4,7 @@ mod devices;
 pub(crate) mod limits;
 mod stats;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -111,6 +112,10 @@ impl Group {
     pub(crate) fn add_process(&self, pid: u32) -> Result<()> {
         let pid = pid.to_string();
         self.nodes.iter().try_for_each(|node| node.dir.write("cgroup.procs", &pid))
+    }
+
+    pub(crate) fn entrances(&self) -> Result<Vec<OwnedFd>> {
+        self.nodes.iter().map(|node| node.dir.open_file("tasks")).collect()
     }
 
     pub(crate) fn stats(&self) -> Result<StatsV1> {

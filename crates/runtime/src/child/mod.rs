@@ -16,12 +16,14 @@ mod program;
 mod spaces;
 mod step;
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 pub(crate) use step::{
     Awaited, Capabilities, Console, Device, DeviceKind, Filesystem, Filter, Hook, HookKind, Legacy, Link, MountStep,
     Process, RootTree, Script, Stdio, Step, StringArray, What,
@@ -64,6 +66,9 @@ pub(crate) enum Kind {
     /// A hook in the container failed; `value` is its wait status.
     Hook = 9,
 }
+
+/// Hierarchies of cgroup version 1 that a process can be sent into at once; the kernel has fewer controllers.
+pub(crate) const ENTRANCES_MAX: usize = 32;
 
 pub(crate) const RECORD_BYTES: usize = 16;
 
@@ -159,7 +164,7 @@ impl Child<'_> {
 
     fn run_step(&mut self, step: &Step) -> Result<(), Errno> {
         match step {
-            Step::Await(_) => self.wait_for_parent(),
+            Step::Await(Awaited::Admission) => self.enter_cgroup(),
             Step::HooksDue => {
                 self.send(Kind::HooksDue, 0, 0);
                 self.wait_for_parent()
@@ -210,6 +215,34 @@ impl Child<'_> {
 
     fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
         self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
+    }
+
+    /// Waits to be admitted. The descriptors that come with the byte lead into the container's cgroups.
+    fn enter_cgroup(&self) -> Result<(), Errno> {
+        let mut byte = [0_u8; 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ENTRANCES_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            let mut parts = [IoSliceMut::new(&mut byte)];
+            match rustix::net::recvmsg(self.sync, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(Errno::INTR) => {}
+                other => break other,
+            }
+        };
+        match received {
+            Ok(message) if message.bytes > 0 => {}
+            Ok(_) | Err(Errno::CONNRESET) => exit_now(1),
+            Err(errno) => return Err(errno),
+        }
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(entrances) = message {
+                for entrance in entrances {
+                    // 0 is the writer itself, whatever its pid is in its own namespace.
+                    rustix::io::write(&entrance, b"0")?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits for one byte of the parent. If the parent is gone there is nothing to go on for.
