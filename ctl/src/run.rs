@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use api_grpc::services::containers::container::Runtime;
 use api_grpc::services::containers::{Container, CreateContainerRequest};
 use api_grpc::services::snapshots::PrepareSnapshotRequest;
@@ -92,8 +92,7 @@ pub(crate) async fn run(client: &Client, namespace: &str, mut run: Run) -> Resul
         volumes: std::mem::take(&mut run.volume),
         host_network: run.net_host,
     };
-    let (_, config) =
-        client::image::config(client, &run.image).await.with_context(|| format!("image {:?}", run.image))?;
+    let (_, config) = client::image::config(client, &run.image).await?;
     let document = spec::spec(&config, &wishes)?;
     let mounts = create(client, namespace, &run, &document).await?;
     let outcome = start(client, namespace, &run, mounts).await;

@@ -1,4 +1,4 @@
-//! Events for a daemon that is not ours (containerd-behaviour 2.8). Under gantryd the shim makes none.
+//! Events for a daemon that is not ours. Under gantryd the shim makes none.
 //!
 //! **Invariant:** one queue, one sender: events arrive in the order in which they happened. An event that the daemon
 //! does not take is tried again while the others wait behind it, which is what keeps the order; after five more tries

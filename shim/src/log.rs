@@ -2,7 +2,7 @@
 //!
 //! Under gantryd standard error is a file in the bundle. A foreign daemon makes a FIFO `log` in the bundle and reads
 //! it; the FIFO is opened for each line, so a daemon that restarts, or is not there, neither blocks nor kills us
-//! (containerd-behaviour T18).
+//!.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -122,7 +122,7 @@ fn socket_path(listener: BorrowedFd<'_>) -> Option<PathBuf> {
 }
 
 /// The kernel takes the shim before the daemon when memory is short, and never before the container: one more than
-/// the daemon has (containerd-behaviour 2.3). Failing to is no reason not to serve.
+/// the daemon has. Failing to is no reason not to serve.
 fn raise_oom_score() {
     let Some(parent) = rustix::process::getppid() else { return };
     let Ok(score) = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", parent.as_raw_nonzero())) else { return };

@@ -1,5 +1,4 @@
-//! Statistics of a control group as the messages that containerd's clients tell apart by type (containerd-behaviour
-//! 3.2).
+//! Statistics of a control group as the messages that containerd's clients tell apart by type.
 
 use api_shim::messages::{cgroups_v1 as v1, cgroups_v2 as v2};
 use cgroups::{BlkioEntry, MemoryEntry, MemoryV1, MemoryV2, Psi, PsiLine, Rdma, Stats, StatsV1, StatsV2};

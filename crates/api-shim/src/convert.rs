@@ -3,7 +3,7 @@
 use crate::messages;
 
 /// A point in time as a message field. "Never" must be passed as [`model::Timestamp::ZERO`]: an absent field reads as
-/// 1970 in Go (containerd-behaviour 0.7).
+/// 1970 in Go.
 pub fn timestamp(at: model::Timestamp) -> protobuf::MessageField<messages::Timestamp> {
     let mut message = messages::Timestamp::new();
     message.seconds = at.seconds;

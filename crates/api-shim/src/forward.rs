@@ -7,7 +7,7 @@ use ttrpc::r#async::transport::Socket;
 
 use crate::messages;
 
-/// How long a daemon may take to answer a Forward (containerd-behaviour 2.8).
+/// How long a daemon may take to answer a Forward.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An event could not be handed over. The caller keeps it and tries again.

@@ -48,7 +48,7 @@ impl Server {
     /// driver enabled; everything runs as tasks of that runtime.
     ///
     /// Only peers with our own user and group are served: the socket's mode keeps others out already, this keeps out
-    /// whoever got hold of a descriptor of it (containerd-behaviour 2.3).
+    /// whoever got hold of a descriptor of it.
     pub async fn start(listener: OwnedFd, service: Arc<dyn Task + Send + Sync>) -> Result<Self, ServerError> {
         let listener = StdUnixListener::from(listener);
         listener.set_nonblocking(true).map_err(ServerError::Listener)?;

@@ -2,7 +2,7 @@ use model::{Code, Coded, render};
 use protobuf::Enum as _;
 
 /// The status that a client gets for an error: the class as `google.rpc.Code`, and the whole chain of causes as text
-/// that ends with the words of the class (containerd-behaviour 0.6).
+/// that ends with the words of the class.
 pub fn status(error: &dyn Coded) -> ttrpc::Error {
     with_code(error.code(), render(error))
 }

@@ -9,7 +9,7 @@ use crate::encoding::{ContainerRecord, decode};
 use crate::keys::Table;
 use crate::{Container, Error, Scope, payload};
 
-/// The containers of all namespaces (containerd-behaviour 1.1).
+/// The containers of all namespaces.
 #[derive(Clone, Copy, Debug)]
 pub struct Containers<'a>(&'a Inner);
 

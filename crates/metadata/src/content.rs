@@ -12,7 +12,7 @@ use crate::keys::Table;
 use crate::writer::{self, Writer, WriterOptions};
 use crate::{BlobInfo, Error, IngestStatus, Scope, payload};
 
-/// The blobs and ingests of all namespaces (containerd-behaviour 1.3).
+/// The blobs and ingests of all namespaces.
 ///
 /// A namespace sees only what it has a record of. Bytes are shared: a blob that any namespace has need not be written
 /// again ([`Content::open_writer`]).

@@ -8,7 +8,7 @@ use crate::gc::EXPIRE_LABEL;
 use crate::keys::{NAME_BYTES_MAX, Table, check_name};
 use crate::{Error, Image, Scope, payload};
 
-/// The images of all namespaces (containerd-behaviour 1.2).
+/// The images of all namespaces.
 #[derive(Clone, Copy, Debug)]
 pub struct Images<'a>(&'a Inner);
 

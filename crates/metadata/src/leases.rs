@@ -9,7 +9,7 @@ use crate::encoding::{LeaseRecord, decode};
 use crate::keys::{self, KIND_BYTES_MAX, LEASE_BYTES_MAX, NAME_BYTES_MAX, Table, check_name};
 use crate::{Error, Lease, Resource};
 
-/// The leases of all namespaces (containerd-behaviour 1.5). They publish no events.
+/// The leases of all namespaces. They publish no events.
 #[derive(Clone, Copy, Debug)]
 pub struct Leases<'a>(&'a Inner);
 

@@ -7,7 +7,7 @@ use crate::encoding::{NamespaceRecord, decode};
 use crate::keys::{self, Table};
 use crate::{Error, NamespaceInfo, payload};
 
-/// The namespaces (containerd-behaviour 1.6). The first write to a namespace creates it; so does an update.
+/// The namespaces. The first write to a namespace creates it; so does an update.
 #[derive(Clone, Copy, Debug)]
 pub struct Namespaces<'a>(&'a Inner);
 

@@ -8,7 +8,7 @@ use crate::db::{Inner, clean_labels, mask_map};
 use crate::guard::{Guard, Held};
 use crate::{Error, Scope, payload};
 
-/// The snapshots of all namespaces and snapshotters (containerd-behaviour 1.4).
+/// The snapshots of all namespaces and snapshotters.
 ///
 /// The order of a request that makes something is: directories, then the record in one transaction. A directory whose
 /// record is never written is removed at once, or by the next collection.

@@ -53,7 +53,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The value of a filter's field (containerd-behaviour 0.11): `kind`, `name`, `parent` and `labels.*`, whose further
+    /// The value of a filter's field: `kind`, `name`, `parent` and `labels.*`, whose further
     /// components are joined by dots again. `None` is "absent".
     pub fn field(&self, path: &[&str]) -> Option<String> {
         match path {

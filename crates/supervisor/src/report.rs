@@ -1,4 +1,4 @@
-//! Events of tasks, as their clients know them (containerd-behaviour 1.7, 2.6).
+//! Events of tasks, as their clients know them.
 
 use api_grpc::encode::{self, pack};
 use api_grpc::events as wire;

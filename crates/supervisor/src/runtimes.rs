@@ -1,4 +1,4 @@
-//! Which shim a runtime name means (containerd-behaviour 2.1).
+//! Which shim a runtime name means.
 //!
 //! **Invariant:** what [`resolve`] returns is our own shim; everything else is an error that says what was found.
 

@@ -1,4 +1,4 @@
-//! `delete`: what is left of a task whose shim died is killed, unmounted and reported (containerd-behaviour 2.10).
+//! `delete`: what is left of a task whose shim died is killed, unmounted and reported.
 //!
 //! A daemon also runs this after a clean delete; then nothing is left, and that is fine.
 

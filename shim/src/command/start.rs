@@ -1,4 +1,4 @@
-//! `start`: the protocol of daemons that do not know our launch path (containerd-behaviour 2.2, 2.3).
+//! `start`: the protocol of daemons that do not know our launch path.
 //!
 //! ```text
 //!  daemon ── exec, cwd = bundle ─▶ start ── socket as descriptor 3 ─▶ serve (detached)

@@ -62,7 +62,7 @@ impl Container {
         self.runtime.cgroup().oom_kills().unwrap_or(self.oom_kills)
     }
 
-    /// Writes the exit record of a process and reaps it, in this order (architecture.md, rule 3).
+    /// Writes the exit record of a process and reaps it, in this order.
     pub(crate) fn record_and_reap(&self, exec_id: &str, exited: &Exited, exit: Exit) -> Result<(), Error> {
         let oom_kills = if exec_id.is_empty() { self.count_oom_kills() } else { 0 };
         let written = self.records.exit(exec_id, exited, exit.at, oom_kills);

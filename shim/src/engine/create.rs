@@ -21,7 +21,7 @@ use crate::stdio::{Owner, Stdio};
 /// How long the container's process may take to set itself up, hooks included.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Names that mean the runtime in this program (architecture.md, rule 10).
+/// Names that mean the runtime in this program.
 const EMBEDDED_RUNTIMES: [&str; 3] = ["", "runc", "gantry-oci"];
 
 /// A request to create.

@@ -1,4 +1,4 @@
-//! The strings in which a client names the streams of a process (containerd-behaviour 2.7).
+//! The strings in which a client names the streams of a process.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The collection of what nothing refers to (containerd-behaviour 5).
+//! The collection of what nothing refers to.
 //!
 //! ```text
 //! deletion ─▶ dirty ─ 100 ms ─▶ mark on a view ─▶ nothing? done, nothing was written

@@ -1,4 +1,4 @@
-//! The rules of snapshots as a suite that every driver passes (containerd-behaviour 4.3, and our own about crashes).
+//! The rules of snapshots as a suite that every driver passes.
 //!
 //! The suite mounts what it is given, in the mount namespace of the calling thread. Call it from a thread that has
 //! unshared its namespace and made `/` private, so that nothing of it is seen or left outside. Nothing here panics: a
