@@ -62,7 +62,7 @@ impl Fixture {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gantry-oci"));
+        let mut command = Command::new(binary());
         command.args(["--root", &self.path("state")]).args(words).stdin(Stdio::null());
         command
     }
@@ -246,4 +246,11 @@ fn what_engines_ask_first() {
     assert!(fixture.ok(&["exec", "--help"]).contains("--process"));
     let (_, text) = fixture.fails(&["spec", "--bundle", fixture.bundle()]);
     assert!(text.contains("exists"), "{text}");
+}
+
+/// The release binary where `cargo xtask test` names a directory of them, else the one that cargo built beside the test.
+fn binary() -> std::path::PathBuf {
+    let built = env!("CARGO_BIN_EXE_gantry-oci");
+    std::env::var_os("GANTRY_BIN_DIR")
+        .map_or_else(|| built.into(), |directory| std::path::Path::new(&directory).join("gantry-oci"))
 }

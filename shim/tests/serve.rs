@@ -29,7 +29,7 @@ impl Shim {
         let socket = dir.path().join("socket");
         let listener = UnixListener::bind(&socket).expect("a socket");
         let log = std::fs::File::create(dir.path().join("shim.log")).expect("a log");
-        let child = sys::spawn::Command::new(env!("CARGO_BIN_EXE_containerd-shim-gantry-v2"))
+        let child = sys::spawn::Command::new(binary())
             .args(["-namespace", "test", "-id", id, "-address", "/none", "serve"])
             .cwd(dir.path())
             .fd(2, log.into())
@@ -236,4 +236,11 @@ async fn an_absurd_request_is_refused() {
     let answer = shim.call::<_, messages::Empty>("Checkpoint", &request).await;
     assert_eq!(class(answer).0, ttrpc::Code::UNIMPLEMENTED);
     shim.shutdown().await;
+}
+
+/// The release binary where `cargo xtask test` names a directory of them, else the one that cargo built beside the test.
+fn binary() -> std::path::PathBuf {
+    let built = env!("CARGO_BIN_EXE_containerd-shim-gantry-v2");
+    std::env::var_os("GANTRY_BIN_DIR")
+        .map_or_else(|| built.into(), |directory| std::path::Path::new(&directory).join("containerd-shim-gantry-v2"))
 }

@@ -13,7 +13,6 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("strace", "/usr/bin/strace"),
     ("e2fsprogs", "/sbin/mkfs.ext4"),
     ("mount", "/bin/mount"),
-    ("libseccomp-dev", "/usr/include/seccomp.h"),
 ];
 
 /// Installs what the tests need.

@@ -40,7 +40,7 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     step(
         &mut tally,
         "scenarios on the kernel floor",
-        &["-p", "blackbox", "--test", "ctr", "--test", "oci_cli"],
+        &["-p", "blackbox", "-p", "shim", "--test", "ctr", "--test", "gantry_oci"],
         &filter,
         &floor,
     )?;
