@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests: a failure is a panic, a skip is said")]
 
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -249,8 +249,8 @@ fn what_engines_ask_first() {
 }
 
 /// The release binary where `cargo xtask test` names a directory of them, else the one that cargo built beside the test.
-fn binary() -> std::path::PathBuf {
+fn binary() -> PathBuf {
     let built = env!("CARGO_BIN_EXE_gantry-oci");
     std::env::var_os("GANTRY_BIN_DIR")
-        .map_or_else(|| built.into(), |directory| std::path::Path::new(&directory).join("gantry-oci"))
+        .map_or_else(|| built.into(), |directory| Path::new(&directory).join("gantry-oci"))
 }

@@ -239,8 +239,8 @@ async fn an_absurd_request_is_refused() {
 }
 
 /// The release binary where `cargo xtask test` names a directory of them, else the one that cargo built beside the test.
-fn binary() -> std::path::PathBuf {
+fn binary() -> PathBuf {
     let built = env!("CARGO_BIN_EXE_containerd-shim-gantry-v2");
     std::env::var_os("GANTRY_BIN_DIR")
-        .map_or_else(|| built.into(), |directory| std::path::Path::new(&directory).join("containerd-shim-gantry-v2"))
+        .map_or_else(|| built.into(), |directory| Path::new(&directory).join("containerd-shim-gantry-v2"))
 }
