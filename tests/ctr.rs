@@ -200,6 +200,53 @@ fn limits_reach_the_kernel() {
     daemon.ctr(&["container", "rm", "small"]).ok();
 }
 
+/// `ctr events`, written to a file; ended when dropped.
+struct Subscriber {
+    child: std::process::Child,
+    log: std::path::PathBuf,
+}
+
+impl Subscriber {
+    fn start(daemon: &Daemon) -> Self {
+        let log = daemon.directory().join("events.log");
+        let file = fs::File::create(&log).unwrap();
+        let child = Command::new("ctr")
+            .args(["--address", &daemon.address(), "events"])
+            .stdout(Stdio::from(file))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // `ctr` cannot tell when it is subscribed; an event of our own that it prints does.
+        let subscriber = Self { child, log };
+        eventually("the subscriber listens", || {
+            daemon.ctr(&["namespace", "label", "probe", "round=1"]).ok();
+            let seen = subscriber.seen();
+            if seen.contains("/namespaces/update") { Ok(()) } else { Err(seen) }
+        });
+        daemon.ctr(&["namespace", "rm", "probe"]).ok();
+        subscriber
+    }
+
+    fn seen(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Everything seen, once the topic is there.
+    fn wait_for(&self, topic: &str) -> String {
+        eventually(&format!("{topic} arrives"), || {
+            let seen = self.seen();
+            if seen.contains(topic) { Ok(seen) } else { Err(seen) }
+        })
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn events_in_order() {
     if ctr_is_missing("events_in_order") {
@@ -207,20 +254,7 @@ fn events_in_order() {
     }
     let daemon = Daemon::start("events");
     let image = daemon.import_busybox();
-    let log = daemon.directory().join("events.log");
-    let file = fs::File::create(&log).unwrap();
-    let mut subscriber = Command::new("ctr")
-        .args(["--address", &daemon.address(), "events"])
-        .stdout(Stdio::from(file))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    // `ctr` cannot tell when it is subscribed; an event of our own that it prints does.
-    eventually("the subscriber listens", || {
-        daemon.ctr(&["namespace", "label", "probe", "round=1"]).ok();
-        let seen = fs::read_to_string(&log).unwrap();
-        if seen.contains("/namespaces/update") { Ok(()) } else { Err(seen) }
-    });
+    let subscriber = Subscriber::start(&daemon);
     daemon.ctr_run("one", &["--rm"], image, &["true"]).ok();
     let topics = [
         "/snapshot/prepare",
@@ -231,12 +265,8 @@ fn events_in_order() {
         "/tasks/delete",
         "/containers/delete",
     ];
-    let seen = eventually("all events arrive", || {
-        let seen = fs::read_to_string(&log).unwrap();
-        if seen.contains("/containers/delete") { Ok(seen) } else { Err(seen) }
-    });
-    let _ = subscriber.kill();
-    let _ = subscriber.wait();
+    let seen = subscriber.wait_for("/containers/delete");
+    drop(subscriber);
     let mut last = 0;
     for topic in topics {
         let at = seen.find(&format!(" {topic} ")).unwrap_or_else(|| panic!("no {topic} in {seen}"));
@@ -244,7 +274,23 @@ fn events_in_order() {
         assert_eq!(seen.matches(&format!(" {topic} ")).count(), 1, "{topic} in {seen}");
         last = at;
     }
-    daemon.ctr(&["namespace", "rm", "probe"]).ok();
+}
+
+#[test]
+fn a_death_by_memory_is_told_before_the_exit() {
+    if ctr_is_missing("a_death_by_memory_is_told_before_the_exit") {
+        return;
+    }
+    let daemon = Daemon::start("memory");
+    let image = daemon.import_busybox();
+    let subscriber = Subscriber::start(&daemon);
+    let script = "x=a; while :; do x=$x$x; done";
+    let run = daemon.ctr_run("greedy", &["--rm", "--memory-limit", "16777216"], image, &["sh", "-c", script]);
+    assert_eq!(run.code, 137, "{}", run.text());
+    let seen = subscriber.wait_for("/containers/delete");
+    let at = |topic: &str| seen.find(&format!(" {topic} ")).unwrap_or_else(|| panic!("no {topic} in {seen}"));
+    assert!(at("/tasks/start") < at("/tasks/oom") && at("/tasks/oom") < at("/tasks/exit"), "{seen}");
+    drop(subscriber);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::driver::{IMAGE, Subject, percentile};
 use anyhow::Result;
-use testkit::{Containerd, Daemon, busybox_image};
+use testkit::{Containerd, Daemon, Leaks, busybox_image};
 
 /// Measures and prints.
 pub async fn life(rounds: usize) -> Result<()> {
@@ -40,5 +40,7 @@ pub async fn life(rounds: usize) -> Result<()> {
         medians.push(ms(50));
     }
     println!("ratio of p50: {:.3} (1 / {:.1})", medians[0] / medians[1], medians[1] / medians[0]);
+    // What containers of the peer left above themselves.
+    Leaks::new(directory.path(), &cgroup).remove_own_cgroup();
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::driver::{IMAGE, Subject, percentile};
 use anyhow::{Context as _, Result};
-use testkit::{Containerd, Daemon, busybox_image};
+use testkit::{Containerd, Daemon, Leaks, busybox_image};
 
 /// A process by the kernel's own account, KiB.
 #[derive(Default)]
@@ -85,5 +85,7 @@ pub async fn shape(count: usize) -> Result<()> {
             subject.end(&format!("idle-{number}")).await?;
         }
     }
+    // What containers of the peer left above themselves.
+    Leaks::new(directory.path(), &cgroup).remove_own_cgroup();
     Ok(())
 }

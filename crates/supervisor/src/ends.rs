@@ -87,6 +87,10 @@ impl Actor {
         self.init_exit = None;
         self.init_exit_due = None;
         let exit = Exit { pid: self.task.state().init.pid, ..exit };
+        // Clients take an OOM event for the cause of the exit that follows it.
+        if records::oom_kills(&self.task.bundle, self.context.boot_id) > 0 {
+            self.publish(Report::Oom);
+        }
         let event = self.publish(Report::Exit { exec_id: String::new(), exit });
         self.change(|state| {
             state.exit_event = event;

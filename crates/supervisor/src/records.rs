@@ -59,6 +59,13 @@ pub(crate) fn exit(bundle: &Path, exec_id: &str, boot_id: &str) -> Option<Exit> 
     })
 }
 
+/// How many processes of the container the kernel had killed for lack of memory when init ended.
+pub(crate) fn oom_kills(bundle: &Path, boot_id: &str) -> u64 {
+    parse::<ExitRecord>(&exit_path(bundle, ""))
+        .filter(|record| record.boot_id == boot_id)
+        .map_or(0, |record| record.oom_kills)
+}
+
 /// The record of an additional process.
 pub(crate) fn exec(bundle: &Path, exec_id: &str, boot_id: &str) -> Option<ProcessRecord> {
     let record = parse::<ProcessRecord>(&bundle.join(EXECS_DIR).join(format!("{exec_id}.json")))?;

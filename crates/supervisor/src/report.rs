@@ -18,6 +18,7 @@ pub(crate) mod topic {
     pub(crate) const EXEC_STARTED: &str = "/tasks/exec-started";
     pub(crate) const PAUSED: &str = "/tasks/paused";
     pub(crate) const RESUMED: &str = "/tasks/resumed";
+    pub(crate) const OOM: &str = "/tasks/oom";
 }
 
 /// Something that happened to a task.
@@ -50,6 +51,8 @@ pub(crate) enum Report {
     },
     Paused,
     Resumed,
+    /// The kernel killed something of the container for lack of memory.
+    Oom,
 }
 
 impl Report {
@@ -91,6 +94,7 @@ impl Report {
             }
             Self::Paused => (topic::PAUSED, pack(&wire::TaskPaused { container_id })),
             Self::Resumed => (topic::RESUMED, pack(&wire::TaskResumed { container_id })),
+            Self::Oom => (topic::OOM, pack(&wire::TaskOom { container_id })),
         }
     }
 }
