@@ -68,13 +68,20 @@ fn step(tally: &mut Tally, name: &str, packages: &[&str], filter: &[&str], envir
     command.envs(environment.iter().copied()).env("GANTRY_BIN_DIR", dist::directory());
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
+    let mut captured = false;
     for line in BufReader::new(output).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         if line.starts_with("SKIP ") {
             tally.skips.push(line);
             continue;
         }
-        if let Some(counts) = line.strip_prefix("test result: ") {
+        // Tests that run themselves in a process of their own print a runner's lines too; those are their output.
+        match line.as_str() {
+            "successes:" | "failures:" => captured = false,
+            _ if line.starts_with("---- ") && line.ends_with(" stdout ----") => captured = true,
+            _ => {}
+        }
+        if let (Some(counts), false) = (line.strip_prefix("test result: "), captured) {
             tally.passed += count(counts, " passed");
             tally.failed += count(counts, " failed");
         }
