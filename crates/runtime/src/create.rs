@@ -188,7 +188,9 @@ impl Cloned {
         if !control.push(SendAncillaryMessage::ScmRights(&entrances)) {
             return Err(Error::Wait { source: Errno::NOBUFS.into() });
         }
-        match rustix::net::sendmsg(sync, &[IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL) {
+        // ENTRANCES_MAX is far below 255; see `enter_cgroup` in the child for the number.
+        let byte = [u8::try_from(entrances.len() + 1).unwrap_or(u8::MAX)];
+        match rustix::net::sendmsg(sync, &[IoSlice::new(&byte)], &mut control, SendFlags::NOSIGNAL) {
             Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(Error::Wait { source: errno.into() }),
         }

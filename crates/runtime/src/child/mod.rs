@@ -217,7 +217,9 @@ impl Child<'_> {
         self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
     }
 
-    /// Waits to be admitted. The descriptors that come with the byte lead into the container's cgroups.
+    /// Waits to be admitted. The descriptors that come with the byte lead into the container's cgroups; the byte is one
+    /// more than their number. If the kernel drops some of them (no descriptor is free), the process must not go on: it
+    /// would run outside of its limits.
     fn enter_cgroup(&self) -> Result<(), Errno> {
         let mut byte = [0_u8; 1];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ENTRANCES_MAX))];
@@ -234,15 +236,17 @@ impl Child<'_> {
             Ok(_) | Err(Errno::CONNRESET) => exit_now(1),
             Err(errno) => return Err(errno),
         }
+        let mut missing = byte[0].saturating_sub(1);
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(entrances) = message {
                 for entrance in entrances {
                     // 0 is the writer itself, whatever its pid is in its own namespace.
                     rustix::io::write(&entrance, b"0")?;
+                    missing = missing.saturating_sub(1);
                 }
             }
         }
-        Ok(())
+        if missing == 0 { Ok(()) } else { Err(Errno::MFILE) }
     }
 
     /// Waits for one byte of the parent. If the parent is gone there is nothing to go on for.
