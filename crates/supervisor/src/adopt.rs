@@ -206,7 +206,13 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
         let report = Report::Exit { exec_id: String::new(), exit };
         state.exit_event = match told.exit {
             Some(entry) => Some(entry),
-            None if published.covers(exit.exited_at) => publish(report),
+            None if published.covers(exit.exited_at) => {
+                // The last daemon may have died between the two.
+                if !told.oom && records::oom_kills(&bundle, context.boot_id) > 0 {
+                    publish(Report::Oom);
+                }
+                publish(report)
+            }
             // The journal has forgotten it, so everybody was told; only those who ask anew are told again.
             None => Some(Arc::new(Entry { sequence: 0, envelope: report.envelope(&namespace, &id) })),
         };

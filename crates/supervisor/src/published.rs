@@ -23,6 +23,8 @@ pub(crate) struct Published {
 pub(crate) struct Told {
     pub(crate) created: bool,
     pub(crate) started: bool,
+    /// That memory ran out.
+    pub(crate) oom: bool,
     /// The end of init.
     pub(crate) exit: Option<Arc<Entry>>,
     /// Additional processes whose end was told.
@@ -55,6 +57,11 @@ impl Published {
             topic::START => {
                 if let Ok(event) = unpack::<wire::TaskStart>(&envelope.event) {
                     self.tasks.entry(key(event.container_id)).or_default().started = true;
+                }
+            }
+            topic::OOM => {
+                if let Ok(event) = unpack::<wire::TaskOom>(&envelope.event) {
+                    self.tasks.entry(key(event.container_id)).or_default().oom = true;
                 }
             }
             topic::EXEC_ADDED => {

@@ -3,6 +3,7 @@ use model::record::{ExitRecord, ProcessRecord};
 
 use super::*;
 use crate::Adopted;
+use crate::report::Report;
 
 fn exit_record(pid: u32, exit_status: u32) -> ExitRecord {
     ExitRecord {
@@ -56,6 +57,33 @@ async fn what_ended_meanwhile_is_told_once() {
     assert_eq!(house.topics(), ["create", "start", "exit", "exit"]);
     assert_eq!(house.supervisor.heal(), healed);
     assert_eq!(house.supervisor.list(&house.namespace).len(), 1);
+}
+
+/// The cause comes before the exit, and once, also when the last daemon died between the two events.
+#[tokio::test]
+async fn a_death_by_memory_meanwhile_is_told_once() {
+    for oom_was_told in [false, true] {
+        let house = House::new("exit 0");
+        let (shim, init) = (Process::start(), Process::start());
+        let bundle = house.write_bundle("c", &record(&shim, &init, Status::Running));
+        if oom_was_told {
+            let create = Report::Create {
+                bundle: String::new(),
+                rootfs: Vec::new(),
+                stdio: StdioPaths::default(),
+                checkpoint: String::new(),
+                pid: init.0.pid,
+            };
+            for report in [create, Report::Start { pid: init.0.pid }, Report::Oom] {
+                house.journal.publish(report.envelope(house.namespace.as_str(), "c")).unwrap();
+            }
+        }
+        // Newer than what the journal remembers, as it is in life.
+        let record = ExitRecord { oom_kills: 1, ..exit_record(init.0.pid, 137) };
+        write(bundle.join("exits/init.json"), &record);
+        house.supervisor.adopt().await.unwrap();
+        assert_eq!(house.topics(), ["create", "start", "oom", "exit"], "told before: {oom_was_told}");
+    }
 }
 
 #[tokio::test]
