@@ -147,7 +147,7 @@ fn a_life_in_many_processes() {
     fixture.ok(&["start", "c"]);
     assert_eq!(fixture.status("c"), "running");
     let (_, text) = fixture.fails(&["start", "c"]);
-    assert!(text.contains("cannot start a container"), "{text}");
+    assert!(text.contains("cannot start an already running container"), "{text}");
     assert!(fixture.ok(&["list"]).contains("running"));
     assert_eq!(fixture.ok(&["list", "-q"]), "c\n");
     assert_eq!(fixture.ok(&["ps", "--format", "json", "c"]).trim(), format!("[{pid}]"));
@@ -160,8 +160,12 @@ fn a_life_in_many_processes() {
     let document = json!({"user": {"uid": 0, "gid": 0}, "args": ["/bin/echo", "doc"], "cwd": "/"});
     std::fs::write(fixture.path("process.json"), document.to_string()).unwrap();
     assert_eq!(fixture.ok(&["exec", "--process", &fixture.path("process.json"), "c"]), "doc\n");
+    let line = fixture.ok(&["events", "--stats", "c"]);
+    assert!(line.starts_with(r#"{"type":"stats","id":"c","data":{"#), "{line}");
     fixture.ok(&["pause", "c"]);
     assert_eq!(fixture.status("c"), "paused");
+    let (code, text) = fixture.fails(&["exec", "c", "true"]);
+    assert!(code == 255 && text.contains("cannot exec in a paused container"), "{text}");
     fixture.ok(&["resume", "c"]);
     fixture.ok(&["update", "c"]);
     let (_, text) = fixture.fails(&["delete", "c"]);
@@ -170,6 +174,9 @@ fn a_life_in_many_processes() {
     fixture.eventually("the end", || fixture.status("c") == "stopped");
     let (_, text) = fixture.fails(&["kill", "c", "9"]);
     assert!(text.contains("container not running"), "{text}");
+    fixture.ok(&["kill", "--all", "c", "0"]);
+    let (code, text) = fixture.fails(&["exec", "c", "true"]);
+    assert!(code == 255 && text.contains("cannot exec in a stopped container"), "{text}");
     fixture.ok(&["delete", "c"]);
     let (_, text) = fixture.fails(&["state", "c"]);
     assert!(text.contains("container does not exist"), "{text}");
@@ -205,7 +212,7 @@ fn an_exec_error_after_the_start_is_an_error_of_the_start() {
     fixture.change(|spec| spec["process"]["args"] = json!(["garbage"]));
     fixture.create("c");
     let (_, text) = fixture.fails(&["start", "c"]);
-    assert!(text.contains("exec format error"), "{text}");
+    assert_eq!(text, "exec garbage: exec format error\n");
 }
 
 #[test]
@@ -246,6 +253,35 @@ fn what_engines_ask_first() {
     assert!(fixture.ok(&["exec", "--help"]).contains("--process"));
     let (_, text) = fixture.fails(&["spec", "--bundle", fixture.bundle()]);
     assert!(text.contains("exists"), "{text}");
+}
+
+/// Containers of ours in the eyes of runc, where the host has it.
+#[test]
+fn runc_shows_our_containers() {
+    let Some(fixture) = Fixture::new("sleep 1000") else { return };
+    let runc = |words: &[&str]| {
+        let output = Command::new("runc").args(["--root", &fixture.path("state")]).args(words).output().ok()?;
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).ok()
+    };
+    if Command::new("runc").arg("--version").output().is_err() {
+        println!("SKIP runc_shows_our_containers: no runc on this host");
+        return;
+    }
+    fixture.create("c");
+    let pid = std::fs::read_to_string(fixture.path("pid")).unwrap();
+    for status in ["created", "running", "paused"] {
+        match status {
+            "running" => drop(fixture.ok(&["start", "c"])),
+            "paused" => drop(fixture.ok(&["pause", "c"])),
+            _ => {}
+        }
+        let state: Value = serde_json::from_str(&runc(&["state", "c"]).unwrap()).unwrap();
+        assert_eq!((&state["id"], &state["status"]), (&json!("c"), &json!(status)));
+        assert_eq!((state["pid"].to_string(), &state["bundle"]), (pid.clone(), &json!(fixture.bundle())));
+        let list = runc(&["list"]).unwrap();
+        assert!(list.contains(status) && list.contains(&pid), "{list}");
+    }
 }
 
 /// The release binary where `cargo xtask test` names a directory of them, else the one that cargo built beside the test.

@@ -1,6 +1,7 @@
 //! The front of both versions.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use oci::runtime::{LinuxDeviceCgroup, LinuxResources};
 
@@ -68,6 +69,51 @@ impl Cgroup {
                 let group = v2::Group::open(mount, &path)?;
                 Ok(Self { path, version: Version::V2(group) })
             }
+        }
+    }
+
+    /// Opens groups below an existing one, as a process of it joins them: `below` gives, per controller, a path relative
+    /// to `path`, `None` for the group itself. On version 2 it is asked for the controller of no name.
+    ///
+    /// [`Error::Gone`], with the path, if a group that `below` names does not exist.
+    pub fn open_below(
+        host: &Host,
+        path: &CgroupPath,
+        below: impl Fn(&str) -> Result<Option<CgroupPath>>,
+    ) -> Result<Self> {
+        let version = match host {
+            Host::V1 { controllers } => {
+                let mut paths = Vec::new();
+                for (controller, mount) in controllers {
+                    let joined = below(controller)?;
+                    let whole = joined.as_ref().unwrap_or(path);
+                    if joined.is_some() && !mount.join(whole.as_str()).is_dir() {
+                        return Err(Error::Gone { path: whole.to_string() });
+                    }
+                    paths.push((controller.as_str(), whole.clone()));
+                }
+                Version::V1(v1::Group::open(controllers, |controller| {
+                    paths.iter().find(|(name, _)| *name == controller).map(|(_, path)| path.clone())
+                })?)
+            }
+            Host::V2 { mount } => Version::V2(v2::Group::open(mount, below("")?.as_ref().unwrap_or(path))?),
+        };
+        Ok(Self { path: path.clone(), version })
+    }
+
+    /// Whether [`Cgroup::create`] found the group in at least one hierarchy.
+    pub fn existed(&self) -> bool {
+        match &self.version {
+            Version::V1(group) => group.existed(),
+            Version::V2(group) => group.existed(),
+        }
+    }
+
+    /// Where the group is, by controller; on version 2 one place, with no controller's name.
+    pub fn locations(&self) -> Vec<(&str, &Path)> {
+        match &self.version {
+            Version::V1(group) => group.locations(),
+            Version::V2(group) => vec![("", group.location())],
         }
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct Remains {
     pub(crate) bundle: PathBuf,
     /// `CLONE_NEW*` of the namespaces that an exec enters.
     pub(crate) spaces: u64,
+    /// Whether it has a pid namespace that was made for it.
+    pub(crate) own_pids: bool,
     pub(crate) filter: Option<Filter>,
     pub(crate) capabilities: Option<Capabilities>,
     pub(crate) limits: Vec<(Resource, Rlimit)>,
@@ -77,6 +79,7 @@ impl Remains {
             id: plan.id,
             bundle: plan.bundle,
             spaces: plan.spaces.kinds(),
+            own_pids: plan.spaces.new & sys::clone::flags::NEWPID != 0,
             filter: plan.process.filter,
             capabilities: plan.process.capabilities,
             limits: plan.process.limits,
@@ -236,13 +239,25 @@ impl Container {
         Ok(starting)
     }
 
-    /// Sends a signal to init. [`Error::Finished`] if it has ended.
+    /// Whether the end of init ends all its processes: it has a pid namespace of its own. Without one, a SIGKILL that is
+    /// meant for the container goes to [`Container::kill_all`].
+    pub fn has_own_pids(&self) -> bool {
+        self.remains.own_pids
+    }
+
+    /// Sends a signal to init. [`Error::Finished`] if it has ended. A paused container is thawed for SIGKILL, without
+    /// which a frozen process of cgroup v1 does not die.
     pub fn kill(&self, signal: i32) -> Result<(), Error> {
         if ended(self.pidfd.as_fd()) {
             return Err(Error::Finished);
         }
         match sys::process::pidfd_send_signal(&self.pidfd, signal) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if signal == libc::SIGKILL && self.cgroup.is_frozen().unwrap_or(false) {
+                    let _ = self.cgroup.thaw();
+                }
+                Ok(())
+            }
             Err(Errno::SRCH | Errno::BADF) => Err(Error::Finished),
             Err(errno) => Err(Error::host(format!("sending signal {signal}"), errno)),
         }
@@ -275,6 +290,7 @@ impl Container {
     /// [`Error::State`] if it is stopped, or paused (the process could not get anywhere).
     pub fn exec(&self, process: &oci::Process, io: ProcessIo, options: &ExecOptions) -> Result<Execing, Error> {
         match self.status() {
+            Status::Paused if options.ignore_paused => Execing::begin(self, process, io, options),
             status @ (Status::Stopped | Status::Paused) => {
                 Err(Error::State { operation: "exec in", status: status.as_str() })
             }

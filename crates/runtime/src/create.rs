@@ -384,6 +384,20 @@ impl Cloned {
     }
 }
 
+/// A cgroup that others use is neither limited nor removed for a new container, and in a frozen one nothing would run.
+fn refuse_in_use(cgroup: &cgroups::Cgroup) -> Result<(), Error> {
+    let failed = |source| Error::Cgroup { operation: format!("looking at cgroup {}", cgroup.path()), source };
+    let count = cgroup.processes().map_err(failed)?.len();
+    if count != 0 {
+        let problem = format!("container's cgroup is not empty: {count} process(es) found");
+        return Err(Error::invalid("linux.cgroupsPath", problem));
+    }
+    if cgroup.is_frozen().map_err(failed)? {
+        return Err(Error::invalid("linux.cgroupsPath", "container's cgroup unexpectedly frozen"));
+    }
+    Ok(())
+}
+
 /// Removes a new cgroup if what it is for fails.
 struct CgroupGuard(Option<cgroups::Cgroup>);
 
@@ -394,6 +408,9 @@ impl CgroupGuard {
             move |source| Error::Cgroup { operation, source }
         };
         let cgroup = cgroups::Cgroup::create(&host.cgroups, &plan.cgroup).map_err(failed("making"))?;
+        if cgroup.existed() {
+            refuse_in_use(&cgroup)?;
+        }
         let guard = Self(Some(cgroup));
         let Some(cgroup) = &guard.0 else { return Ok(guard) };
         cgroup.apply(&plan.resources).map_err(failed("setting the limits of"))?;

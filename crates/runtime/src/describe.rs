@@ -81,7 +81,7 @@ pub(crate) fn failure(script: &Script, record: Record) -> Error {
             };
             Error::Program { problem }
         }
-        Kind::Exec => Error::Program { problem: format!("exec {}: {}", script.program, errno_text(record.errno)) },
+        Kind::Exec => Error::Exec { program: script.program.clone(), problem: errno_text(record.errno) },
         Kind::Hook => {
             let found = find(script, record.step);
             let (kind, index) = match found {

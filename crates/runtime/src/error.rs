@@ -51,6 +51,15 @@ pub enum Error {
         /// `exec: "x": executable file not found in $PATH` and the like.
         problem: String,
     },
+    /// The program is there and the kernel does not run it, seen when the container was told to start. runc's init
+    /// prints this line by itself.
+    #[error("exec {program}: {problem}")]
+    Exec {
+        /// The program.
+        program: String,
+        /// What the kernel said.
+        problem: String,
+    },
     /// The container's process ended while it was being set up.
     #[error("unable to start container process: container init was killed or died during {during}")]
     Died {
@@ -122,6 +131,7 @@ impl Coded for Error {
             Self::Host { .. }
             | Self::Child { .. }
             | Self::Program { .. }
+            | Self::Exec { .. }
             | Self::Died { .. }
             | Self::Hook { .. }
             | Self::Wait { .. } => Code::Unknown,

@@ -18,6 +18,54 @@ pub struct ExecOptions {
     pub preserve_fds: u32,
     /// Do not give the process a session keyring of its own.
     pub no_new_keyring: bool,
+    /// Start it in a paused container too: it goes on when the container does.
+    pub ignore_paused: bool,
+    /// Groups below the container's cgroup that it joins instead of that.
+    pub cgroups: Vec<SubCgroup>,
+}
+
+/// A group below a container's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubCgroup {
+    /// The controller of version 1 whose hierarchy is meant; empty: every one.
+    pub controller: String,
+    /// Relative to the container's cgroup; `/` is that itself.
+    pub path: String,
+}
+
+/// Opens the groups that an exec joins in place of the container's.
+fn open_below(container: &Container, wanted: &[SubCgroup]) -> Result<Option<cgroups::Cgroup>, Error> {
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let (host, top) = (&container.host.cgroups, container.cgroup.path());
+    let failed = |path: &str| {
+        let operation = format!("error adding pid to cgroup {path}");
+        move |source| Error::Cgroup { operation, source }
+    };
+    for SubCgroup { controller, path } in wanted {
+        let known = match host {
+            cgroups::Host::V1 { controllers } => controllers.iter().any(|(name, _)| name == controller),
+            cgroups::Host::V2 { .. } => false,
+        };
+        if !controller.is_empty() && !known {
+            return Err(Error::invalid("cgroup", format!("unknown controller {controller}")));
+        }
+        if path.split('/').any(|name| name == "..") {
+            return Err(Error::invalid("cgroup", format!("bad sub cgroup path: {path}")));
+        }
+    }
+    let find = |controller: &str| {
+        let found = wanted.iter().find(|sub| sub.controller.is_empty() || sub.controller == controller);
+        found.filter(|sub| !sub.path.trim_matches('/').is_empty()).map(|sub| top.join(&sub.path)).transpose()
+    };
+    let shown = wanted.iter().map(|sub| sub.path.as_str()).collect::<Vec<_>>().join(", ");
+    match cgroups::Cgroup::open_below(host, top, find) {
+        Err(cgroups::Error::Gone { path }) => {
+            Err(Error::host(format!("error adding pid to cgroup {path}"), Errno::NOENT))
+        }
+        other => other.map(Some).map_err(failed(&shown)),
+    }
 }
 
 /// An exec under way. Finished when the program runs. Dropping it before kills what exists.
@@ -32,6 +80,8 @@ pub struct Execing {
     init: OwnedFd,
     cgroup: cgroups::CgroupPath,
     host: HostFeatures,
+    /// Groups of its own, if it does not go into the container's.
+    below: Option<cgroups::Cgroup>,
     born_in_cgroup: bool,
     ready: bool,
 }
@@ -72,7 +122,9 @@ impl Execing {
         let mut program = assemble::process(&plan, host, stdio)?;
         program.at_once = true;
         let script = Self::script(container, &plan, console.map(Step::Console), program)?;
-        let join = if sys::features().clone_into_cgroup { container.cgroup.join_fd() } else { None };
+        let below = open_below(container, &options.cgroups)?;
+        let group = below.as_ref().unwrap_or(&container.cgroup);
+        let join = if sys::features().clone_into_cgroup { group.join_fd() } else { None };
         let duplicate = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3)
             .map_err(|errno| Error::host("copying a pidfd", errno))?;
         let mut process = Cloned::start(script, 0, join)?;
@@ -83,6 +135,7 @@ impl Execing {
             cgroup: container.cgroup.path().clone(),
             host: host.clone(),
             born_in_cgroup: join.is_some(),
+            below,
             ready: false,
         })
     }
@@ -123,6 +176,9 @@ impl Execing {
         if self.born_in_cgroup {
             return self.process.tell();
         }
+        if self.below.is_some() {
+            return self.process.admit(self.below.as_ref());
+        }
         let cgroup = cgroups::Cgroup::open(&self.host.cgroups, &self.cgroup)
             .map_err(|source| Error::Cgroup { operation: "opening the container's cgroup".to_owned(), source })?;
         self.process.admit(Some(&cgroup))
@@ -140,7 +196,7 @@ impl Execing {
 
     /// An error that came because the container ended meanwhile is told as that.
     fn explain(&self, error: Error) -> Error {
-        let program = matches!(error, Error::Program { .. });
+        let program = matches!(error, Error::Program { .. } | Error::Exec { .. });
         if !program && ended(self.init.as_fd()) {
             return Error::State { operation: "exec in", status: "stopped" };
         }

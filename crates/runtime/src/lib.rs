@@ -40,7 +40,7 @@ mod seccomp;
 pub use container::{Container, State, Status};
 pub use create::{Creating, Rootfs};
 pub use error::Error;
-pub use exec::{ExecOptions, ExecProcess, Execing};
+pub use exec::{ExecOptions, ExecProcess, Execing, SubCgroup};
 pub use features::features;
 pub use host::HostFeatures;
 pub use io::{ConsoleSize, ProcessIo};

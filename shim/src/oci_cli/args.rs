@@ -1,6 +1,6 @@
 //! Words of the command line. Options may stand before and after the container's id.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use super::Error;
 
@@ -28,18 +28,18 @@ pub(crate) const fn option(long: &'static str, short: &'static str, about: &'sta
 
 impl Flag {
     pub(crate) fn help(&self) -> String {
-        let value = if self.value { " VALUE" } else { "" };
-        let short = if self.short.is_empty() { String::new() } else { format!(", -{}", self.short) };
-        format!("  {:<24} {}\n", format!("--{}{short}{value}", self.long), self.about)
+        let value = if self.value { " value" } else { "" };
+        let short = if self.short.is_empty() { String::new() } else { format!(", -{}{value}", self.short) };
+        format!("   {:<32} {}\n", format!("--{}{value}{short}", self.long), self.about)
     }
 }
 
 /// Options before the command.
 pub(crate) const GLOBAL: &[Flag] = &[
     option("root", "", "directory of the containers' state (default: /run/gantry-oci)"),
-    option("log", "", "file that errors are appended to, besides standard error"),
+    option("log", "", "file that errors are appended to (default: standard error)"),
     option("log-format", "", "text (default) or json"),
-    switch("debug", "", "accepted; nothing more is logged"),
+    switch("debug", "", "log what is done"),
     switch("systemd-cgroup", "", "not supported: refused"),
     option("rootless", "", "auto, true or false; only whether the caller is root decides"),
 ];
@@ -48,6 +48,9 @@ pub(crate) const GLOBAL: &[Flag] = &[
 #[derive(Debug)]
 pub(crate) struct Global {
     pub(crate) root: PathBuf,
+    /// Whether the root was named, and not just the default.
+    pub(crate) root_given: bool,
+    pub(crate) debug: bool,
     pub(crate) log: Option<PathBuf>,
     pub(crate) json_log: bool,
     pub(crate) version: bool,
@@ -56,7 +59,15 @@ pub(crate) struct Global {
 
 impl Default for Global {
     fn default() -> Self {
-        Self { root: PathBuf::from("/run/gantry-oci"), log: None, json_log: false, version: false, help: false }
+        Self {
+            root: default_root(),
+            root_given: false,
+            debug: false,
+            log: None,
+            json_log: false,
+            version: false,
+            help: false,
+        }
     }
 }
 
@@ -79,7 +90,11 @@ impl Global {
             }
             let (name, value) = one(&word, GLOBAL, &mut words)?;
             match (name, value) {
-                ("root", Some(root)) => global.root = PathBuf::from(root),
+                ("root", Some(root)) => {
+                    global.root = absolute(&root)?;
+                    global.root_given = true;
+                }
+                ("debug", value) => global.debug = value.as_deref() != Some("false"),
                 ("log", Some(log)) => global.log = Some(PathBuf::from(log)).filter(|log| !log.as_os_str().is_empty()),
                 ("log-format", Some(format)) => {
                     global.json_log = match format.as_str() {
@@ -96,6 +111,38 @@ impl Global {
         }
         Ok(words.collect())
     }
+}
+
+/// Where a caller without the rights of root may write, where there is such a place.
+fn default_root() -> PathBuf {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|place| !place.is_empty());
+    match own.filter(|_| !rustix::process::geteuid().is_root()) {
+        Some(place) => PathBuf::from(place).join("gantry-oci"),
+        None => PathBuf::from("/run/gantry-oci"),
+    }
+}
+
+/// The root as an absolute path without `..`; never `/` itself, below which everything would be a container.
+fn absolute(root: &str) -> Result<PathBuf, Error> {
+    let whole = match std::path::absolute(root) {
+        Ok(path) => path,
+        // An empty one is the working directory's.
+        Err(_) => PathBuf::from("/"),
+    };
+    let mut folded = PathBuf::from("/");
+    for part in whole.components() {
+        match part {
+            Component::Normal(name) => folded.push(name),
+            Component::ParentDir => {
+                folded.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if folded == Path::new("/") {
+        return Err(Error::Usage("Option --root argument should not be set to /".to_owned()));
+    }
+    Ok(folded)
 }
 
 type Given = (&'static str, Option<String>);
@@ -122,14 +169,21 @@ fn one(word: &str, flags: &'static [Flag], words: &mut impl Iterator<Item = Stri
 /// The words of a command.
 #[derive(Debug, Default)]
 pub(crate) struct Words {
+    /// The command that they belong to.
+    command: &'static str,
     given: Vec<Given>,
     /// What is no option.
     pub(crate) plain: Vec<String>,
 }
 
 impl Words {
-    pub(crate) fn parse(words: Vec<String>, flags: &'static [Flag], rest_is_command: bool) -> Result<Self, Error> {
-        let mut parsed = Self::default();
+    pub(crate) fn parse(
+        command: &'static str,
+        words: Vec<String>,
+        flags: &'static [Flag],
+        rest_is_command: bool,
+    ) -> Result<Self, Error> {
+        let mut parsed = Self { command, ..Self::default() };
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             if word == "--" {
@@ -163,6 +217,11 @@ impl Words {
             .is_some_and(|(_, value)| value.as_deref() != Some("false"))
     }
 
+    /// Whether an option was named at all.
+    pub(crate) fn given(&self, name: &str) -> bool {
+        self.given.iter().any(|(given, _)| *given == name)
+    }
+
     /// The last value of an option; an empty one counts as none.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         let found = self.given.iter().rev().find(|(given, _)| *given == name)?;
@@ -180,12 +239,21 @@ impl Words {
         value.parse().map(Some).map_err(|_| Error::Usage(format!("invalid value {value:?} for flag -{name}")))
     }
 
+    /// The error of a wrong number of plain words, `exactly 1` or `a minimum of 1` for instance.
+    pub(crate) fn wrong(&self, number: &str) -> Error {
+        Error::Usage(format!("{}: {:?} requires {number} argument(s)", super::name(), self.command))
+    }
+
+    /// Refuses plain words.
+    pub(crate) fn no_plain(&self) -> Result<(), Error> {
+        if self.plain.is_empty() { Ok(()) } else { Err(self.wrong("exactly 0")) }
+    }
+
     /// The container's id, the only plain word.
     pub(crate) fn id(&self) -> Result<&str, Error> {
         match self.plain.as_slice() {
             [id] => Ok(id),
-            [] => Err(Error::Usage("a container id is needed".to_owned())),
-            _ => Err(Error::Usage("exactly one container id is needed".to_owned())),
+            _ => Err(self.wrong("exactly 1")),
         }
     }
 }
@@ -203,14 +271,14 @@ mod tests {
     #[test]
     fn options_stand_anywhere() {
         for line in ["-b /x --force id", "id --bundle=/x -f", "--bundle /x id --force=true", "-bundle=/x -f -- id"] {
-            let parsed = Words::parse(words(line), FLAGS, false).unwrap();
+            let parsed = Words::parse("x", words(line), FLAGS, false).unwrap();
             assert_eq!(
                 (parsed.id().unwrap(), parsed.value("bundle"), parsed.has("force")),
                 ("id", Some("/x"), true),
                 "{line}"
             );
         }
-        let parsed = Words::parse(words("-e A=1 --env B=2 id ls -l --force"), FLAGS, true).unwrap();
+        let parsed = Words::parse("x", words("-e A=1 --env B=2 id ls -l --force"), FLAGS, true).unwrap();
         assert_eq!(parsed.values("env").collect::<Vec<_>>(), ["A=1", "B=2"]);
         assert_eq!(parsed.plain, ["id", "ls", "-l", "--force"]);
         assert!(!parsed.has("force"));
@@ -219,10 +287,11 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (line, want) in
-            [("--nope id", "--nope"), ("id --bundle", "--bundle"), ("", "container id"), ("a b", "exactly one")]
+            [("--nope id", "--nope"), ("id --bundle", "--bundle"), ("", "exactly 1"), ("a b", "exactly 1")]
         {
-            let error =
-                Words::parse(words(line), FLAGS, false).and_then(|parsed| parsed.id().map(str::to_owned)).unwrap_err();
+            let error = Words::parse("x", words(line), FLAGS, false)
+                .and_then(|parsed| parsed.id().map(str::to_owned))
+                .unwrap_err();
             assert!(error.to_string().contains(want), "{error}");
         }
     }
@@ -235,5 +304,8 @@ mod tests {
         assert_eq!(rest[0], "create");
         assert!(Global::default().parse(words("--systemd-cgroup run")).is_err());
         assert!(Global::default().parse(words("--log-format xml run")).is_err());
+        for bad in ["--root=", "--root /", "--root /a/../.. list"] {
+            assert!(Global::default().parse(words(bad)).is_err(), "{bad}");
+        }
     }
 }

@@ -8,12 +8,15 @@ use std::os::unix::net::UnixStream;
 
 use runtime::ProcessIo;
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 use sys::signal::Signals;
 
 use super::Error;
+use super::args::Words;
+use super::notify::Notify;
 
 /// The streams of this process, or a new terminal.
 pub(crate) fn plain_io(terminal: bool) -> Result<ProcessIo, Error> {
@@ -30,40 +33,58 @@ pub(crate) fn plain_io(terminal: bool) -> Result<ProcessIo, Error> {
     })
 }
 
-/// Descriptors that systemd's socket activation passes on.
+/// Descriptors from 3 on that socket activation passed to this very process (sd_listen_fds(3)).
 pub(crate) fn listen_fds() -> u32 {
-    std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0)
+    let variable = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if variable("LISTEN_PID") == Some(std::process::id()) { variable("LISTEN_FDS").unwrap_or(0) } else { 0 }
+}
+
+/// How many descriptors from 3 on the new process keeps. All that `--preserve-fds` counts must be open. To be called
+/// before anything else is opened.
+pub(crate) fn preserved(words: &Words) -> Result<u32, Error> {
+    let (passed, wanted) = (listen_fds(), words.number::<u32>("preserve-fds")?.unwrap_or(0));
+    for index in 0..wanted {
+        let path = format!("/proc/self/fd/{}", 3 + passed + index);
+        rustix::fs::access(&path, rustix::fs::Access::EXISTS)
+            .map_err(|errno| Error::io(format!("unable to stat preserved-fd {index} (of {wanted})"), errno))?;
+    }
+    Ok(passed + wanted)
 }
 
 /// Connects to the socket that gets the terminal, where one is needed.
 pub(crate) fn socket_for(terminal: bool, path: Option<&str>, detached: bool) -> Result<Option<UnixStream>, Error> {
-    match (terminal, path) {
-        (true, None) if detached => Err(Error::Usage(
-            "cannot allocate tty if the container is detached without setting console socket".to_owned(),
-        )),
-        (false, Some(_)) => {
-            Err(Error::Usage("cannot use console socket if the container will not allocate a tty".to_owned()))
+    let refuse = |text: &str| Err(Error::Usage(text.to_owned()));
+    match path {
+        None if terminal && detached => {
+            refuse("cannot allocate tty if the container is detached without setting console socket")
         }
-        (_, None) => Ok(None),
-        (true, Some(path)) => UnixStream::connect(path)
-            .map(Some)
-            .map_err(|source| Error::io(format!("connecting to console socket {path}"), source)),
+        Some(_) if !(terminal && detached) => {
+            refuse("cannot use console socket if the container is not detached or has no terminal")
+        }
+        None => Ok(None),
+        Some(path) => connect("console", path).map(Some),
     }
 }
 
-/// Sends the master of a terminal.
-pub(crate) fn send(socket: &UnixStream, master: OwnedFd) -> Result<(), Error> {
+pub(crate) fn connect(what: &str, path: &str) -> Result<UnixStream, Error> {
+    UnixStream::connect(path).map_err(|source| Error::io(format!("connecting to {what} socket {path}"), source))
+}
+
+/// Sends a descriptor with a name.
+pub(crate) fn send(socket: &UnixStream, name: &[u8], descriptor: BorrowedFd<'_>) -> Result<(), Error> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [master.as_fd()];
+    let descriptors = [descriptor];
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    rustix::net::sendmsg(socket, &[IoSlice::new(b"/dev/ptmx")], &mut control, SendFlags::NOSIGNAL)
+    rustix::net::sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL)
         .map(drop)
-        .map_err(|errno| Error::io("sending the terminal to the console socket", errno))
+        .map_err(|errno| Error::io("sending a descriptor to a socket", errno))
 }
 
 /// Signals that a foreground command hands on.
-const FORWARDED: [i32; 9] = [1, 2, 3, 10, 12, 14, 15, 18, 28];
+const FORWARDED: [i32; 14] = [1, 2, 3, 10, 12, 14, 15, CHILD_ENDED, 18, 20, 21, 22, 23, WINDOW_CHANGED];
+/// Not handed on: for us.
+const CHILD_ENDED: i32 = 17;
 const WINDOW_CHANGED: i32 = 28;
 
 /// From here on signals wait to be read.
@@ -75,25 +96,33 @@ pub(crate) fn watch_signals() -> Result<Signals, Error> {
 #[derive(Debug)]
 pub(crate) struct Terminal {
     master: File,
-    before: Option<Termios>,
+    /// Ours, where we have one, with its mode before.
+    own: Option<(OwnedFd, Termios)>,
 }
 
 impl Terminal {
     pub(crate) fn new(master: OwnedFd) -> Result<Self, Error> {
-        let before = rustix::termios::tcgetattr(std::io::stdin()).ok();
-        if let Some(mode) = &before {
+        let failed = |what: &'static str| move |errno: Errno| Error::io(what, errno);
+        // Lines end as the program ends them, not with a carriage return added: our own terminal does that.
+        let mut mode = rustix::termios::tcgetattr(&master).map_err(failed("reading the mode of the terminal"))?;
+        mode.output_modes.remove(OutputModes::ONLCR);
+        rustix::termios::tcsetattr(&master, OptionalActions::Now, &mode)
+            .map_err(failed("setting the mode of the terminal"))?;
+        let own = own_terminal();
+        if let Some((descriptor, mode)) = &own {
             let mut raw = mode.clone();
             raw.make_raw();
-            rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &raw)
-                .map_err(|errno| Error::io("setting the terminal to raw mode", errno))?;
+            rustix::termios::tcsetattr(descriptor, OptionalActions::Now, &raw)
+                .map_err(failed("setting the terminal to raw mode"))?;
         }
-        let terminal = Self { master: master.into(), before };
+        let terminal = Self { master: master.into(), own };
         terminal.resize();
         Ok(terminal)
     }
 
     fn resize(&self) {
-        if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdin()) {
+        let Some((own, _)) = &self.own else { return };
+        if let Ok(size) = rustix::termios::tcgetwinsize(own) {
             let _ = rustix::termios::tcsetwinsize(&self.master, size);
         }
     }
@@ -101,10 +130,39 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        if let Some(mode) = &self.before {
-            let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, mode);
+        if let Some((own, mode)) = &self.own {
+            let _ = rustix::termios::tcsetattr(own, OptionalActions::Now, mode);
         }
     }
+}
+
+/// The terminal that we run on, by a standard stream, or by its own name if all three lead elsewhere.
+fn own_terminal() -> Option<(OwnedFd, Termios)> {
+    let stream = |stream: BorrowedFd<'_>| {
+        let mode = rustix::termios::tcgetattr(stream).ok()?;
+        Some((rustix::io::fcntl_dupfd_cloexec(stream, 3).ok()?, mode))
+    };
+    let by_name = || {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let own = rustix::fs::open("/dev/tty", flags, Mode::empty()).ok()?;
+        let mode = rustix::termios::tcgetattr(&own).ok()?;
+        Some((own, mode))
+    };
+    stream(std::io::stderr().as_fd())
+        .or_else(|| stream(std::io::stdout().as_fd()))
+        .or_else(|| stream(std::io::stdin().as_fd()))
+        .or_else(by_name)
+}
+
+/// Reaps children that are not the one we wait for: as a subreaper we inherit what containers leave behind.
+fn reap_others(process: BorrowedFd<'_>) -> Result<(), Errno> {
+    while let Some(ended) = sys::process::peek_any()? {
+        if sys::fs::poll_readable(process, Some(std::time::Duration::ZERO))? {
+            return Ok(());
+        }
+        let _ = sys::process::reap_pid(ended.pid);
+    }
+    Ok(())
 }
 
 /// Waits for the end of a process, hands signals on and moves bytes between the terminals. Reaps the process and gives
@@ -113,6 +171,7 @@ pub(crate) fn follow(
     process: BorrowedFd<'_>,
     signals: Signals,
     mut terminal: Option<Terminal>,
+    mut notify: Option<Notify>,
     kill: impl Fn(i32),
 ) -> Result<u32, Error> {
     let waiting = |errno: Errno| Error::io("waiting for the process", errno);
@@ -122,6 +181,8 @@ pub(crate) fn follow(
             PollFd::from_borrowed_fd(process, PollFlags::IN),
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
         ];
+        let from_container = notify.as_ref().map_or(rustix::fs::CWD, AsFd::as_fd);
+        polled.push(PollFd::from_borrowed_fd(from_container, PollFlags::IN));
         if let Some(terminal) = &terminal {
             polled.push(PollFd::from_borrowed_fd(terminal.master.as_fd(), PollFlags::IN));
             if stdin_open {
@@ -135,18 +196,26 @@ pub(crate) fn follow(
         let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(polled);
         while let Some(signal) = signals.next().map_err(waiting)? {
-            match &terminal {
-                Some(terminal) if signal == WINDOW_CHANGED => terminal.resize(),
+            match (signal, &terminal) {
+                (WINDOW_CHANGED, Some(terminal)) => terminal.resize(),
+                (WINDOW_CHANGED, None) => {}
+                (CHILD_ENDED, _) => reap_others(process).map_err(waiting)?,
                 _ => kill(signal),
             }
         }
+        if let Some(true) = ready.get(2)
+            && let Some(waiting) = &notify
+            && waiting.pass_on(std::process::id())?
+        {
+            notify = None;
+        }
         if let Some(joined) = &mut terminal {
-            if ready.get(3) == Some(&true) {
+            if ready.get(4) == Some(&true) {
                 stdin_open = copy(&mut stdin.lock(), &mut joined.master);
             }
             // At the end of the process the rest of what it wrote is still in the terminal.
             let done = ready.first() == Some(&true);
-            if ready.get(2) == Some(&true) && !copy(&mut joined.master, &mut std::io::stdout()) || done && drain(joined)
+            if ready.get(3) == Some(&true) && !copy(&mut joined.master, &mut std::io::stdout()) || done && drain(joined)
             {
                 terminal = None;
             }

@@ -1,18 +1,21 @@
 //! `create`, `start` and `run`.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use runtime::{Container, Creating, HostFeatures, Plan, PlanOptions, ProcessIo, Rootfs, wait};
+use runtime::{Container, Creating, HostFeatures, Plan, PlanOptions, Rootfs, Status, wait};
 
 use super::args::{Flag, Global, Words, option, switch};
 use super::console::{self, Terminal};
+use super::notify::Notify;
 use super::store::{Entry, Saved};
 use super::{Command, Error, Result, log};
 
-const MAKE: [Flag; 6] = [
+const MAKE: [Flag; 7] = [
     option("bundle", "b", "directory of the bundle (default: the current one)"),
     option("console-socket", "", "unix socket that gets the master of the terminal"),
+    option("pidfd-socket", "", "unix socket that gets a pidfd of the container's process"),
     option("pid-file", "", "file that gets the pid of the container's process"),
     switch("no-pivot", "", "move the root instead of pivot_root (for an initramfs)"),
     switch("no-new-keyring", "", "keep the caller's session keyring"),
@@ -42,7 +45,7 @@ pub(crate) const RUN: Command = Command {
     about: "create and start a container",
     usage: "run [options] CONTAINER",
     flags: &{
-        let [a, b, c, d, e, f] = MAKE;
+        let [a, b, c, d, e, f, g] = MAKE;
         [
             a,
             b,
@@ -50,8 +53,10 @@ pub(crate) const RUN: Command = Command {
             d,
             e,
             f,
+            g,
             switch("detach", "d", "do not wait for its end"),
             switch("keep", "", "do not delete it at its end"),
+            switch("no-subreaper", "", "leave what it leaves behind to others to reap"),
         ]
     },
     rest_is_command: false,
@@ -61,21 +66,61 @@ pub(crate) const RUN: Command = Command {
 /// A container in the making with what the commands share.
 struct Making {
     entry: Entry,
-    terminal: bool,
     host: HostFeatures,
     plan: Plan,
     rootfs: PathBuf,
+    links: Links,
+    notify: Option<Notify>,
+}
+
+/// Who gets descriptors of the new process. Connected before anything exists, so that a mistake costs nothing.
+pub(crate) struct Links {
+    console: Option<UnixStream>,
+    pidfd: Option<UnixStream>,
+}
+
+impl Links {
+    pub(crate) fn new(words: &Words, terminal: bool, detached: bool) -> core::result::Result<Self, Error> {
+        let console = console::socket_for(terminal, words.value("console-socket"), detached)?;
+        let pidfd = words.value("pidfd-socket").map(|path| console::connect("pidfd", path)).transpose()?;
+        Ok(Self { console, pidfd })
+    }
+
+    /// Gives away the terminal, if somebody waits for it, and the pidfd; what nobody waited for is our own terminal.
+    pub(crate) fn hand_over(
+        self,
+        master: Option<OwnedFd>,
+        pidfd: BorrowedFd<'_>,
+    ) -> core::result::Result<Option<OwnedFd>, Error> {
+        if let Some(socket) = &self.pidfd {
+            console::send(socket, b"pidfd", pidfd)?;
+        }
+        match (&self.console, master) {
+            (Some(socket), Some(master)) => console::send(socket, b"/dev/ptmx", master.as_fd()).map(|()| None),
+            (_, master) => Ok(master),
+        }
+    }
 }
 
 impl Making {
-    fn new(global: &Global, words: &Words) -> core::result::Result<Self, Error> {
+    fn new(global: &Global, words: &Words, detached: bool) -> core::result::Result<Self, Error> {
         let id = words.id()?;
+        let preserve_fds = console::preserved(words)?;
         let bundle = words.value("bundle").unwrap_or(".");
         let bundle =
             std::fs::canonicalize(bundle).map_err(|source| Error::io(format!("opening bundle {bundle}"), source))?;
         let json = super::store::read_document(&bundle.join("config.json"))?;
-        let spec = oci::parse_spec(&json)
+        let mut spec = oci::parse_spec(&json)
             .map_err(|source| Error::Document { document: bundle.join("config.json").display().to_string(), source })?;
+        let notify = Notify::wanted(&global.root.join(id))?;
+        if let Some(notify) = &notify {
+            notify.amend(&mut spec)?;
+        }
+        let passed = console::listen_fds();
+        if passed > 0 {
+            super::notify::add_environment(&mut spec, format!("LISTEN_FDS={passed}"));
+            super::notify::add_environment(&mut spec, "LISTEN_PID=1".to_owned());
+        }
         let host = HostFeatures::detect()?;
         let options = PlanOptions {
             id: id.to_owned(),
@@ -83,53 +128,60 @@ impl Making {
             no_pivot: words.has("no-pivot"),
             no_new_keyring: words.has("no-new-keyring"),
             default_cgroup: format!("/{id}"),
-            preserve_fds: words.number("preserve-fds")?.unwrap_or(0) + console::listen_fds(),
+            preserve_fds,
         };
         let plan = Plan::new(&spec, &host, &options)?;
+        let links = Links::new(words, plan.terminal(), detached)?;
         let rootfs = plan.root_path().to_owned();
         let entry = Entry::make(global, id)?;
-        let making = Self { entry, terminal: plan.terminal(), host, plan, rootfs };
-        if let Err(error) = making.entry.save_spec(&json) {
-            let _ = making.entry.remove();
+        let made = entry.save_spec(&json).and_then(|()| notify.as_ref().map_or(Ok(()), Notify::make_directory));
+        if let Err(error) = made {
+            let _ = entry.remove();
             return Err(error);
         }
-        Ok(making)
+        Ok(Self { entry, host, plan, rootfs, links, notify })
     }
 
-    fn create(self, gated: bool, io: ProcessIo) -> core::result::Result<(Container, Entry, Saved), Error> {
-        let Self { entry, host, plan, rootfs, .. } = self;
-        let made = gated.then(|| entry.gate()).transpose().and_then(|gate| {
+    fn create(self, global: &Global, gated: bool) -> core::result::Result<Made, Error> {
+        let Self { entry, host, plan, rootfs, links, notify } = self;
+        let make = || {
+            let io = console::plain_io(plan.terminal())?;
+            let gate = gated.then(|| entry.gate()).transpose()?;
             let mut creating = Creating::begin(plan, &host, Rootfs::Path(rootfs), io, gate)?;
             Ok(wait(&mut creating)?)
-        });
-        let container = made.inspect_err(|_| {
+        };
+        let container: Container = make().inspect_err(|_: &Error| {
             let _ = entry.remove();
         })?;
-        let saved =
-            Saved { state: container.state(), created: super::show::now(), owner: rustix::process::geteuid().as_raw() };
-        Ok((container, entry, saved))
+        log::warnings(global, container.warnings());
+        log::debug(global, || format!("container {} has process {}", container.id(), container.pid()));
+        let saved = Saved {
+            state: container.state(),
+            created: super::clock::now(),
+            owner: rustix::process::geteuid().as_raw(),
+        };
+        Ok(Made { container, entry, saved, links, notify })
     }
 }
 
+/// A container that exists and whose program does not run yet.
+struct Made {
+    container: Container,
+    entry: Entry,
+    saved: Saved,
+    links: Links,
+    notify: Option<Notify>,
+}
+
 fn create(global: &Global, words: Words) -> Result {
-    let making = Making::new(global, &words)?;
-    let id = making.entry.path.clone();
-    let undo = |error| {
-        let _ = std::fs::remove_dir_all(&id);
-        error
-    };
-    let socket = console::socket_for(making.terminal, words.value("console-socket"), true).map_err(undo)?;
-    let io = console::plain_io(making.terminal)?;
-    let (mut container, entry, saved) = making.create(true, io)?;
-    log::warnings(global, container.warnings());
-    let finish = |container: &mut Container| {
-        entry.save(&saved)?;
-        if let (Some(socket), Some(master)) = (&socket, container.take_console()) {
-            console::send(socket, master)?;
-        }
+    let Made { mut container, entry, saved, links, .. } = Making::new(global, &words, true)?.create(global, true)?;
+    let finish = || {
+        entry.save(&saved, &container)?;
+        let master = container.take_console();
+        links.hand_over(master, container.pidfd())?;
         write_pid(&words, container.pid())
     };
-    if let Err(error) = finish(&mut container) {
+    if let Err(error) = finish() {
         let _ = discard(container, &entry);
         return Err(error);
     }
@@ -159,69 +211,66 @@ pub(crate) fn write_pid_file(path: &Path, pid: u32) -> core::result::Result<(), 
 fn start(global: &Global, words: Words) -> Result {
     let entry = Entry::find(global, words.id()?)?;
     let (mut container, mut saved) = entry.open()?;
-    let mut starting = match container.start() {
-        Err(runtime::Error::State { status, .. }) => {
-            return Err(Error::State(format!("cannot start a container that has {}", past(status))));
-        }
-        other => other?,
+    let refused = match container.status() {
+        Status::Created => None,
+        Status::Running => Some("cannot start an already running container"),
+        Status::Stopped => Some("cannot start a container that has stopped"),
+        Status::Paused => Some("cannot start a container in the paused state"),
     };
-    wait(&mut starting)?;
+    if let Some(text) = refused {
+        return Err(Error::State(text.to_owned()));
+    }
+    let mut notify = Notify::wanted(&entry.path)?;
+    if let Some(notify) = &mut notify {
+        notify.bind()?;
+    }
+    wait(&mut container.start()?)?;
     saved.state = container.state();
-    entry.save(&saved)?;
-    Ok(0)
-}
-
-/// runc's words for a state that does not allow a start.
-fn past(status: &str) -> &str {
-    match status {
-        "stopped" => "stopped",
-        "paused" => "been paused",
-        _ => "already started",
+    entry.close_gate();
+    entry.save(&saved, &container)?;
+    match notify {
+        Some(notify) => notify.wait(container.pidfd(), container.pid()).map(|()| 0),
+        None => Ok(0),
     }
 }
 
 fn run(global: &Global, words: Words) -> Result {
-    let making = Making::new(global, &words)?;
-    let path = making.entry.path.clone();
     let detach = words.has("detach");
-    let undo = |error| {
-        let _ = std::fs::remove_dir_all(&path);
-        error
-    };
-    let socket = console::socket_for(making.terminal, words.value("console-socket"), detach).map_err(undo)?;
-    let terminal = making.terminal;
-    let io = console::plain_io(terminal)?;
-    let watch = if detach { None } else { Some(console::watch_signals().map_err(undo)?) };
-    let (mut container, entry, mut saved) = making.create(false, io)?;
-    log::warnings(global, container.warnings());
-    let master = container.take_console();
-    let begin = |container: &mut Container, saved: &mut Saved| {
-        entry.save(saved)?;
-        write_pid(&words, container.pid())?;
-        let mut starting = container.start()?;
-        wait(&mut starting)?;
-        saved.state = container.state();
-        entry.save(saved)
-    };
-    if let Err(error) = begin(&mut container, &mut saved) {
-        let _ = discard(container, &entry);
-        return Err(error);
+    let watch = if detach { None } else { Some(console::watch_signals()?) };
+    let Made { mut container, entry, mut saved, links, mut notify } =
+        Making::new(global, &words, detach)?.create(global, false)?;
+    if !detach && !words.has("no-subreaper") {
+        // What the container leaves behind is ours to reap, not the caller's.
+        let _ = sys::process::set_subreaper();
     }
-    let own = match (socket, master) {
-        (Some(socket), Some(master)) => {
-            console::send(&socket, master)?;
-            None
+    let begin = || {
+        entry.save(&saved, &container)?;
+        if let Some(notify) = &mut notify {
+            notify.bind()?;
         }
-        (None, Some(master)) => Some(Terminal::new(master)?),
-        _ => None,
+        let master = container.take_console();
+        let own = links.hand_over(master, container.pidfd())?;
+        let terminal = own.map(Terminal::new).transpose()?;
+        write_pid(&words, container.pid())?;
+        wait(&mut container.start()?)?;
+        saved.state = container.state();
+        entry.save(&saved, &container).map(|()| terminal)
     };
-    let Some(signals) = watch else { return Ok(0) };
-    let status = console::follow(container.pidfd(), signals, own, |signal| {
+    let terminal = match begin() {
+        Ok(terminal) => terminal,
+        Err(error) => {
+            let _ = discard(container, &entry);
+            return Err(error);
+        }
+    };
+    let Some(signals) = watch else {
+        return notify.map_or(Ok(()), |notify| notify.wait(container.pidfd(), container.pid())).map(|()| 0);
+    };
+    let status = console::follow(container.pidfd(), signals, terminal, notify, |signal| {
         let _ = container.kill(signal);
     })?;
     if !words.has("keep") {
-        wait(&mut container.delete(true)?)?;
-        entry.remove()?;
+        discard(container, &entry)?;
     }
     Ok(u8::try_from(status).unwrap_or(255))
 }

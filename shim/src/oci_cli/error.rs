@@ -34,9 +34,15 @@ pub(crate) enum Error {
     /// The runtime failed.
     #[error("{0}")]
     Runtime(#[from] runtime::Error),
-    /// An exec failed, which has an exit code of its own.
-    #[error("exec failed: {0}")]
-    Exec(#[source] runtime::Error),
+    /// A command failed whose name belongs to the message.
+    #[error("{prefix} failed")]
+    Command {
+        prefix: String,
+        /// An exec has one of its own, by which engines tell it from the exit status of the program.
+        exit_code: u8,
+        #[source]
+        source: Box<Error>,
+    },
     /// A file could not be used.
     #[error("{operation}")]
     Io {
@@ -51,9 +57,27 @@ impl Error {
         Self::Io { operation: operation.into(), source: source.into() }
     }
 
+    /// The error as one of a command, in the words of runc.
+    pub(crate) fn of(self, command: &str) -> Self {
+        let (prefix, exit_code) = match command {
+            "create" | "run" => (format!("{} {command}", super::name()), 1),
+            "exec" => ("exec".to_owned(), 255),
+            _ => return self,
+        };
+        if self.is_bare() && exit_code == 1 {
+            return self;
+        }
+        Self::Command { prefix, exit_code, source: Box::new(self) }
+    }
+
+    /// Whether the message is the container's: it stands alone, as the container's process itself would say it.
+    pub(crate) fn is_bare(&self) -> bool {
+        matches!(self, Self::Runtime(runtime::Error::Exec { .. }))
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Exec(_) => 255,
+            Self::Command { exit_code, .. } => *exit_code,
             Self::Usage(_)
             | Self::NoContainer
             | Self::Exists

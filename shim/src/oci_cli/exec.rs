@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use oci::Process;
-use runtime::{ExecOptions, wait};
+use runtime::{ExecOptions, Status, SubCgroup, wait};
 use serde_json::{Value, json};
 
 use super::args::{Global, Words, option, switch};
 use super::console::{self, Terminal};
+use super::create::Links;
 use super::store::Entry;
 use super::{Command, Error, Result, create, log};
 
@@ -18,6 +19,7 @@ pub(crate) const EXEC: Command = Command {
     flags: &[
         option("process", "p", "file with the process document"),
         option("console-socket", "", "unix socket that gets the master of the terminal"),
+        option("pidfd-socket", "", "unix socket that gets a pidfd of the process"),
         option("cwd", "", "working directory in the container"),
         option("env", "e", "NAME=value; may be repeated"),
         switch("tty", "t", "give the process a terminal"),
@@ -30,7 +32,8 @@ pub(crate) const EXEC: Command = Command {
         option("preserve-fds", "", "how many descriptors from 3 on the process keeps"),
         option("process-label", "", "SELinux label: refused where SELinux is missing"),
         option("apparmor", "", "AppArmor profile: refused where AppArmor is missing"),
-        switch("ignore-paused", "", "accepted; a paused container is refused all the same"),
+        option("cgroup", "", "[CONTROLLER[,CONTROLLER...]:]PATH of a group below the container's; may be repeated"),
+        switch("ignore-paused", "", "in a paused container too: it runs once that is resumed"),
     ],
     rest_is_command: true,
     run: exec,
@@ -38,41 +41,64 @@ pub(crate) const EXEC: Command = Command {
 
 fn exec(global: &Global, words: Words) -> Result {
     let Some((id, command)) = words.plain.split_first() else {
-        return Err(Error::Usage("a container id is needed".to_owned()));
+        return Err(words.wrong("a minimum of 1"));
     };
-    // Behind the id, engines put options of a process document: nothing is left over then.
+    let preserve_fds = console::preserved(&words)?;
     let entry = Entry::find(global, id)?;
     let (container, _) = entry.open()?;
+    let ignore_paused = words.has("ignore-paused");
+    match container.status() {
+        Status::Stopped => return Err(Error::State("cannot exec in a stopped container".to_owned())),
+        Status::Paused if !ignore_paused => {
+            let text = "cannot exec in a paused container (use --ignore-paused to override)";
+            return Err(Error::State(text.to_owned()));
+        }
+        Status::Created | Status::Running | Status::Paused => {}
+    }
     let process = document(&entry, &words, command)?;
     let terminal = process.terminal().unwrap_or(false);
     let detach = words.has("detach");
-    let socket = console::socket_for(terminal, words.value("console-socket"), detach)?;
-    let options = ExecOptions {
-        preserve_fds: words.number("preserve-fds")?.unwrap_or(0) + console::listen_fds(),
-        no_new_keyring: false,
-    };
+    let links = Links::new(&words, terminal, detach)?;
+    let options = ExecOptions { preserve_fds, no_new_keyring: false, ignore_paused, cgroups: sub_cgroups(&words)? };
     let watch = if detach { None } else { Some(console::watch_signals()?) };
     let started =
         container.exec(&process, console::plain_io(terminal)?, &options).and_then(|mut execing| wait(&mut execing));
-    let mut started = started.map_err(Error::Exec)?;
+    let mut started = started?;
     log::warnings(global, &started.warnings);
     if let Some(path) = words.value("pid-file") {
         create::write_pid_file(Path::new(path), started.identity.pid)?;
     }
-    let own = match (socket, started.console.take()) {
-        (Some(socket), Some(master)) => {
-            console::send(&socket, master)?;
-            None
-        }
-        (None, Some(master)) => Some(Terminal::new(master)?),
-        _ => None,
-    };
+    let own = links.hand_over(started.console.take(), std::os::fd::AsFd::as_fd(&started.pidfd))?;
+    let own = own.map(Terminal::new).transpose()?;
     let Some(signals) = watch else { return Ok(0) };
     let pidfd = &started.pidfd;
-    let status = console::follow(std::os::fd::AsFd::as_fd(pidfd), signals, own, |signal| {
+    let status = console::follow(std::os::fd::AsFd::as_fd(pidfd), signals, own, None, |signal| {
         let _ = sys::process::pidfd_send_signal(pidfd, signal);
     })?;
     Ok(u8::try_from(status).unwrap_or(255))
+}
+
+/// The groups that `--cgroup` names.
+fn sub_cgroups(words: &Words) -> core::result::Result<Vec<SubCgroup>, Error> {
+    let mut list: Vec<SubCgroup> = Vec::new();
+    let refuse =
+        |text: &str, problem: String| Err(Error::Usage(format!("invalid --cgroup argument: {text} ({problem})")));
+    for text in words.values("cgroup") {
+        let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+        for controller in controllers.split(',') {
+            if controller.is_empty() && text.contains(':') {
+                return refuse(text, "empty <controller> prefix".to_owned());
+            }
+            if list.iter().any(|sub| sub.controller == controller || sub.controller.is_empty()) {
+                return refuse(text, format!("controller {controller} specified multiple times"));
+            }
+            list.push(SubCgroup { controller: controller.to_owned(), path: path.to_owned() });
+        }
+    }
+    if list.len() > 1 && list.iter().any(|sub| sub.controller.is_empty()) {
+        return refuse("", "missing <controller>: prefix".to_owned());
+    }
+    Ok(list)
 }
 
 /// The process document: a file, or that of the container with what the options change.
@@ -83,7 +109,7 @@ fn document(entry: &Entry, words: &Words, command: &[String]) -> core::result::R
         return oci::parse_process(&bytes).map_err(refused);
     }
     if command.is_empty() {
-        return Err(Error::Usage("process args cannot be empty".to_owned()));
+        return Err(Error::Usage("exec args cannot be empty".to_owned()));
     }
     let spec = entry.spec()?;
     let process = spec.process().as_ref().ok_or_else(|| Error::Usage("the container has no process".to_owned()))?;
@@ -108,16 +134,20 @@ fn document(entry: &Entry, words: &Words, command: &[String]) -> core::result::R
     }
     let groups = words.values("additional-gids").map(id).collect::<core::result::Result<Vec<_>, _>>()?;
     if !groups.is_empty() {
-        value["user"]["additionalGids"] = json!(groups);
+        let mut all = value["user"]["additionalGids"].as_array().cloned().unwrap_or_default();
+        all.extend(groups.into_iter().map(|group| json!(group)));
+        value["user"]["additionalGids"] = json!(all);
     }
-    for set in ["bounding", "effective", "permitted"] {
+    // The ambient set takes only what may be inherited too.
+    let inherits = value["capabilities"]["inheritable"].is_array();
+    for set in ["bounding", "effective", "permitted", "ambient"] {
         let names: Vec<&str> = words.values("cap").collect();
-        if !names.is_empty() {
+        if !names.is_empty() && (set != "ambient" || inherits) {
             value["capabilities"][set] = added(&value["capabilities"][set], names);
         }
     }
-    if words.has("no-new-privs") {
-        value["noNewPrivileges"] = json!(true);
+    if words.given("no-new-privs") {
+        value["noNewPrivileges"] = json!(words.has("no-new-privs"));
     }
     for (option, field) in [("process-label", "selinuxLabel"), ("apparmor", "apparmorProfile")] {
         if let Some(label) = words.value(option) {

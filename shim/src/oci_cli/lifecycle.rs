@@ -10,7 +10,7 @@ pub(crate) const KILL: Command = Command {
     name: "kill",
     about: "send a signal to a container's process",
     usage: "kill [options] CONTAINER [SIGNAL]",
-    flags: &[switch("all", "a", "to all processes of the container")],
+    flags: &[switch("all", "a", "a container that has ended is no error")],
     rest_is_command: false,
     run: kill,
 };
@@ -47,6 +47,8 @@ pub(crate) const RESUME: Command = Command {
         Ok(0)
     },
 };
+
+const KILL_SIGNAL: i32 = 9;
 
 const SIGNALS: [(&str, i32); 31] = [
     ("HUP", 1),
@@ -88,7 +90,7 @@ fn signal(text: &str) -> core::result::Result<i32, Error> {
     let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
     let named = SIGNALS.iter().find(|(name, _)| *name == bare).map(|(_, number)| *number);
     named
-        .or_else(|| text.parse().ok().filter(|number| (1..=64).contains(number)))
+        .or_else(|| text.parse().ok().filter(|number| (0..=64).contains(number)))
         .ok_or_else(|| Error::Usage(format!("unknown signal {text:?}")))
 }
 
@@ -96,15 +98,20 @@ fn kill(global: &Global, words: Words) -> Result {
     let (id, name) = match words.plain.as_slice() {
         [id] => (id, "TERM"),
         [id, name] => (id, name.as_str()),
-        _ => return Err(Error::Usage("a container id and at most one signal are needed".to_owned())),
+        [] => return Err(words.wrong("a minimum of 1")),
+        _ => return Err(words.wrong("a maximum of 2")),
     };
     let number = signal(name)?;
     let (container, _) = Entry::find(global, id)?.open()?;
-    if words.has("all") {
-        container.kill_all(number)?;
-        return Ok(0);
-    }
-    match container.kill(number) {
+    let outcome = if number == KILL_SIGNAL && !container.has_own_pids() {
+        // The end of init is not the end of the others here.
+        let none = container.status() == Status::Stopped && container.pids()?.is_empty();
+        if none { Err(runtime::Error::Finished) } else { container.kill_all(number) }
+    } else {
+        container.kill(number)
+    };
+    match outcome {
+        Err(runtime::Error::Finished) if words.has("all") => Ok(0),
         // runc's words, which engines look for.
         Err(runtime::Error::Finished) => Err(Error::State("container not running".to_owned())),
         other => other.map(|()| 0).map_err(Error::from),
@@ -142,10 +149,10 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        for (text, want) in [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("34", 34)] {
+        for (text, want) in [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("34", 34), ("0", 0)] {
             assert_eq!(signal(text).unwrap(), want, "{text}");
         }
-        for bad in ["", "0", "65", "NOPE", "-9"] {
+        for bad in ["", "65", "NOPE", "-9"] {
             assert!(signal(bad).is_err(), "{bad}");
         }
     }

@@ -1,18 +1,24 @@
 //! The commands of `gantry-oci`.
 
 mod args;
+mod clock;
 mod console;
 mod create;
 mod error;
+mod events;
 mod exec;
 mod features;
+mod libcontainer;
 mod lifecycle;
 mod log;
+mod notify;
 mod show;
+mod stats;
 mod store;
 mod update;
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Global, Words};
@@ -32,6 +38,14 @@ struct Command {
     run: fn(&Global, Words) -> Result,
 }
 
+/// The name by which this program was called: it stands in messages and in the help, as engines that call it `runc`
+/// expect.
+pub(crate) fn name() -> String {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let base = called.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    base.unwrap_or_else(|| "gantry-oci".to_owned())
+}
+
 const COMMANDS: &[Command] = &[
     create::CREATE,
     create::START,
@@ -44,6 +58,7 @@ const COMMANDS: &[Command] = &[
     show::STATE,
     show::LIST,
     show::PS,
+    events::EVENTS,
     update::UPDATE,
     show::SPEC,
     features::FEATURES,
@@ -60,7 +75,12 @@ pub(crate) fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            log::error(&global, &model::render(&error));
+            let text = model::render(&error);
+            if error.is_bare() {
+                log::plain(&text)
+            } else {
+                log::error(&global, &text)
+            }
             ExitCode::from(error.exit_code())
         }
     }
@@ -70,17 +90,21 @@ fn run(global: &Global, mut rest: Vec<String>) -> Result {
     if global.version {
         let version = env!("CARGO_PKG_VERSION");
         let (spec, build) = (oci::RUNTIME_SPEC_VERSION, model::BUILD);
-        return print(&format!("gantry-oci version {version}\nspec: {spec}\nbuild: {build}\n"));
+        return print(&format!("{} version {version}\ncommit: {build}\nspec: {spec}\n", name()));
     }
     if rest.is_empty() || global.help || rest.first().is_some_and(|word| word == "help") {
         return print(&help());
     }
     let name = rest.remove(0);
     let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
-        return Err(Error::Usage(format!("no such command: {name} (gantry-oci --help lists those there are)")));
+        return Err(Error::Usage(format!("No help topic for '{name}'")));
     };
-    let words = Words::parse(rest, command.flags, command.rest_is_command)?;
-    if words.has("help") { print(&command.help()) } else { (command.run)(global, words) }
+    let words = Words::parse(command.name, rest, command.flags, command.rest_is_command)?;
+    if words.has("help") {
+        return print(&command.help());
+    }
+    log::debug(global, || format!("{} {}, state below {}", self::name(), command.name, global.root.display()));
+    (command.run)(global, words).map_err(|error| error.of(command.name))
 }
 
 /// Writes to standard output.
@@ -93,8 +117,11 @@ fn print(text: &str) -> Result {
 
 impl Command {
     fn help(&self) -> String {
-        let mut text =
-            format!("gantry-oci {} - {}\n\nUsage: gantry-oci {}\n\nOptions:\n", self.name, self.about, self.usage);
+        let (name, program) = (self.name, name());
+        let mut text = format!("NAME:\n   {program} {name} - {}\n\nUSAGE:\n   {program} {}\n", self.about, self.usage);
+        if !self.flags.is_empty() {
+            text.push_str("\nOPTIONS:\n");
+        }
         for flag in self.flags {
             text.push_str(&flag.help());
         }
@@ -103,17 +130,18 @@ impl Command {
 }
 
 fn help() -> String {
-    let mut text = String::from(
-        "gantry-oci - runs containers by the OCI runtime specification\n\n\
-         Usage: gantry-oci [global options] command [options] [arguments]\n\nCommands:\n",
+    let program = name();
+    let mut text = format!(
+        "NAME:\n   {program} - Open Container Initiative runtime\n\n\
+         USAGE:\n   {program} [global options] command [options] [arguments]\n\nCOMMANDS:\n"
     );
     for command in COMMANDS {
-        text.push_str(&format!("  {:<10} {}\n", command.name, command.about));
+        text.push_str(&format!("   {:<10} {}\n", command.name, command.about));
     }
-    text.push_str("\nGlobal options:\n");
+    text.push_str("\nGLOBAL OPTIONS:\n");
     for flag in args::GLOBAL {
         text.push_str(&flag.help());
     }
-    text.push_str("  --version, -v            print the version\n");
+    text.push_str("   --version, -v                    print the version\n");
     text
 }

@@ -1,14 +1,16 @@
 //! `state`, `list`, `ps` and `spec`.
 
-use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use runtime::Status;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::{Global, Words, option, switch};
 use super::store::Entry;
-use super::{Command, Error, Result, print};
+use super::{Command, Error, Result, log, print};
 
 pub(crate) const STATE: Command = Command {
     name: "state",
@@ -52,29 +54,57 @@ pub(crate) const SPEC: Command = Command {
     run: spec,
 };
 
-fn pretty(value: &Value) -> String {
-    // A Value always has a text.
+fn pretty(value: &impl Serialize) -> String {
+    // What is given here always has a text.
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-/// The state document (runtime-spec, runtime, "State") with runc's additions.
-fn describe(entry: &Entry) -> core::result::Result<Value, Error> {
+/// The state document (runtime-spec, runtime, "State") with runc's additions, in runc's order.
+#[derive(Debug, Serialize)]
+struct Described {
+    #[serde(rename = "ociVersion")]
+    version: String,
+    id: String,
+    pid: u32,
+    status: Status,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+    owner: String,
+}
+
+/// Who a container belongs to, by the directory of its state: a name where the host has one.
+fn owner(entry: &Entry) -> String {
+    let Ok(found) = std::fs::metadata(&entry.path) else { return String::new() };
+    let uid = found.uid().to_string();
+    let table = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = table.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("#{uid}"))
+}
+
+fn describe(entry: &Entry) -> core::result::Result<Described, Error> {
     let (container, saved) = entry.open()?;
     let spec = entry.spec()?;
     let status = container.status();
     let pid = if status == Status::Stopped { 0 } else { saved.state.init.pid };
     let root = spec.root().as_ref().map(|root| saved.state.bundle.join(root.path())).unwrap_or_default();
-    Ok(json!({
-        "ociVersion": spec.version(),
-        "id": saved.state.id,
-        "pid": pid,
-        "status": status.as_str(),
-        "bundle": saved.state.bundle,
-        "rootfs": root,
-        "created": saved.created,
-        "annotations": spec.annotations().clone().unwrap_or_default(),
-        "owner": if saved.owner == 0 { "root".to_owned() } else { format!("#{}", saved.owner) },
-    }))
+    Ok(Described {
+        version: spec.version().clone(),
+        id: saved.state.id,
+        pid,
+        status,
+        bundle: saved.state.bundle,
+        rootfs: root,
+        created: saved.created,
+        annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        owner: owner(entry),
+    })
 }
 
 fn format(words: &Words) -> core::result::Result<bool, Error> {
@@ -86,36 +116,48 @@ fn format(words: &Words) -> core::result::Result<bool, Error> {
 }
 
 fn list(global: &Global, words: Words) -> Result {
+    words.no_plain()?;
     let as_json = format(&words)?;
-    // One that is just being made or removed is left out.
-    let states: Vec<Value> = Entry::all(global)?.iter().filter_map(|entry| describe(entry).ok()).collect();
-    let text = |state: &Value, key: &str| state[key].as_str().map_or_else(|| state[key].to_string(), str::to_owned);
+    let mut states = Vec::new();
+    for entry in Entry::all(global)? {
+        match describe(&entry) {
+            Ok(state) => states.push(state),
+            // Just being made or removed.
+            Err(Error::NoContainer) => {}
+            Err(error) => log::plain(&format!("load container {}: {}", entry.id, model::render(&error))),
+        }
+    }
     if words.has("quiet") {
-        let ids: Vec<String> = states.iter().map(|state| text(state, "id") + "\n").collect();
-        return print(&ids.concat());
+        return print(&states.iter().map(|state| format!("{}\n", state.id)).collect::<String>());
     }
     if as_json {
-        return print(&(json!(states).to_string() + "\n"));
+        let text = serde_json::to_string(&states).map_err(|source| Error::io("writing the list", source))?;
+        return print(&(text + "\n"));
     }
-    const COLUMNS: [&str; 6] = ["id", "pid", "status", "bundle", "created", "owner"];
-    let mut rows = vec![COLUMNS.map(|name| name.to_uppercase())];
-    rows.extend(states.iter().map(|state| COLUMNS.map(|key| text(state, key))));
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(11);
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
+    rows.extend(states.into_iter().map(|state| {
+        let (pid, bundle) = (state.pid.to_string(), state.bundle.display().to_string());
+        [state.id, pid, state.status.as_str().to_owned(), bundle, state.created, state.owner]
+    }));
+    print(&table(&rows))
+}
+
+/// Columns as wide as their widest cell and three more, 12 at least.
+fn table(rows: &[[String; 6]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len() + 3).max().unwrap_or(0).max(12);
+    let widths: [usize; 6] = std::array::from_fn(width);
     let mut table = String::new();
-    for row in &rows {
-        for (cell, width) in row.iter().zip(&widths) {
-            table.push_str(&format!("{cell:<width$} "));
-        }
-        table.truncate(table.trim_end().len());
+    for row in rows {
+        let line: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        table.push_str(line.trim_end());
         table.push('\n');
     }
-    print(&table)
+    table
 }
 
 fn ps(global: &Global, words: Words) -> Result {
     let Some((id, rest)) = words.plain.split_first() else {
-        return Err(Error::Usage("a container id is needed".to_owned()));
+        return Err(words.wrong("a minimum of 1"));
     };
     let (container, _) = Entry::find(global, id)?.open()?;
     let pids = container.pids()?;
@@ -147,6 +189,7 @@ fn ps(global: &Global, words: Words) -> Result {
 }
 
 fn spec(_: &Global, words: Words) -> Result {
+    words.no_plain()?;
     let path = Path::new(words.value("bundle").unwrap_or(".")).join("config.json");
     let failed = |source: std::io::Error| Error::io(format!("writing {}", path.display()), source);
     let refused = |source| Error::Document { document: "template".to_owned(), source };
@@ -155,10 +198,16 @@ fn spec(_: &Global, words: Words) -> Result {
     if words.has("rootless") {
         rootless(&mut value);
     }
+    // As runc: with version 1 the container sees the cgroups of the host.
+    if !cgroups::Host::detect().is_ok_and(|host| host.is_v2())
+        && let Some(spaces) = value["linux"]["namespaces"].as_array_mut()
+    {
+        spaces.retain(|space| space["type"] != "cgroup");
+    }
     use std::io::Write as _;
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| {
         if error.kind() == std::io::ErrorKind::AlreadyExists {
-            return Error::State(format!("file {} exists. Remove it first", path.display()));
+            return Error::State(format!("File {} exists. Remove it first", path.display()));
         }
         failed(error)
     })?;
@@ -188,42 +237,9 @@ fn rootless(spec: &mut Value) {
     }
 }
 
-/// The present time, RFC 3339 in UTC with nanoseconds.
-pub(crate) fn now() -> String {
-    rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn rfc3339(since_epoch: Duration) -> String {
-    let seconds = since_epoch.as_secs();
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date of the Gregorian calendar, counted in eras of 400 years that begin on a 1 March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest % 3600 / 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since_epoch.subsec_nanos())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times() {
-        for (seconds, want) in [
-            (0, "1970-01-01T00:00:00.000000000Z"),
-            (951_782_399, "2000-02-28T23:59:59.000000000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000000000Z"),
-            (1_795_000_000, "2026-11-18T11:06:40.000000000Z"),
-        ] {
-            assert_eq!(rfc3339(Duration::from_secs(seconds)), want);
-        }
-    }
 
     #[test]
     fn the_rootless_template_is_valid() {

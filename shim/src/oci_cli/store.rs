@@ -16,18 +16,26 @@ use super::args::Global;
 
 const STATE: &str = "state.json";
 const SPEC: &str = "config.json";
-const START: &str = "start.fifo";
-const REPORT: &str = "report.fifo";
+/// As with runc, this FIFO is there as long as the container waits to be started.
+const START: &str = "exec.fifo";
+/// In a directory of its own under the same name, by which runc's tests know the FIFOs that a container holds open.
+const REPORT_DIRECTORY: &str = "report";
+const REPORT: &str = "report/exec.fifo";
 
-/// What `state.json` holds.
+/// Our own part of `state.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Saved {
-    #[serde(flatten)]
     pub(crate) state: State,
     /// When it was created, RFC 3339.
     pub(crate) created: String,
     /// Who created it.
     pub(crate) owner: u32,
+}
+
+/// What we read of `state.json`.
+#[derive(Deserialize)]
+struct Document {
+    gantry: Saved,
 }
 
 /// The directory of one container.
@@ -72,11 +80,14 @@ impl Entry {
         let failed = |source| Error::io(format!("reading {}", global.root.display()), source);
         let mut list = Vec::new();
         let directory = match std::fs::read_dir(&global.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(list),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !global.root_given => return Ok(list),
             other => other.map_err(failed)?,
         };
         for entry in directory {
             let entry = entry.map_err(failed)?;
+            if !entry.file_type().map_err(failed)?.is_dir() {
+                continue;
+            }
             if let Ok(id) = entry.file_name().into_string() {
                 list.push(Self { id, path: entry.path() });
             }
@@ -88,6 +99,9 @@ impl Entry {
     /// Makes the FIFOs. The container holds both ends of both: it waits on the one until somebody writes, and the
     /// other is at its end when the container has executed its program.
     pub(crate) fn gate(&self) -> Result<Gate, Error> {
+        let directory = self.path.join(REPORT_DIRECTORY);
+        rustix::fs::mkdir(&directory, Mode::from_raw_mode(0o700))
+            .map_err(|errno| Error::io(format!("making {}", directory.display()), errno))?;
         let open = |name: &str| {
             let path = self.path.join(name);
             let failed = |errno| Error::io(format!("making {}", path.display()), errno);
@@ -108,8 +122,18 @@ impl Entry {
         Some(Gate { start: open(START, OFlags::WRONLY)?, report: open(REPORT, OFlags::RDONLY)? })
     }
 
-    pub(crate) fn save(&self, saved: &Saved) -> Result<(), Error> {
-        let text = serde_json::to_vec(saved).map_err(|source| Error::Record { id: self.id.clone(), source })?;
+    /// The container has been started: there is nothing to wait for any more.
+    pub(crate) fn close_gate(&self) {
+        let _ = std::fs::remove_file(self.path.join(START));
+        let _ = std::fs::remove_dir_all(self.path.join(REPORT_DIRECTORY));
+    }
+
+    /// Writes the record of a container, whole or not at all.
+    pub(crate) fn save(&self, saved: &Saved, container: &Container) -> Result<(), Error> {
+        let refused = |source| Error::Record { id: self.id.clone(), source };
+        let mut document = super::libcontainer::state(saved, &self.spec()?, container);
+        document["gantry"] = serde_json::to_value(saved).map_err(refused)?;
+        let text = serde_json::to_vec(&document).map_err(refused)?;
         let directory = self.directory()?;
         sys::fs::write_atomic(directory.as_fd(), STATE, &text, 0o600)
             .map_err(|errno| Error::io(format!("writing {}", self.path.join(STATE).display()), errno))
@@ -132,7 +156,9 @@ impl Entry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoContainer),
             other => other.map_err(|source| Error::io(format!("reading {}", path.display()), source))?,
         };
-        serde_json::from_slice(&bytes).map_err(|source| Error::Record { id: self.id.clone(), source })
+        serde_json::from_slice::<Document>(&bytes)
+            .map(|document| document.gantry)
+            .map_err(|source| Error::Record { id: self.id.clone(), source })
     }
 
     pub(crate) fn spec(&self) -> Result<Spec, Error> {

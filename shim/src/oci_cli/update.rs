@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn options_become_resources() {
         let line = ["--memory", "64m", "--pids-limit=20", "--cpu-quota", "-1", "--cpuset-cpus", "0-1", "id"];
-        let words = Words::parse(line.map(str::to_owned).to_vec(), &FLAGS, false).unwrap();
+        let words = Words::parse("update", line.map(str::to_owned).to_vec(), &FLAGS, false).unwrap();
         let want = json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}, "cpu": {"quota": -1, "cpus": "0-1"}});
         assert_eq!(from_options(&words).unwrap(), want);
         oci::parse_resources(want.to_string().as_bytes()).unwrap();

@@ -23,6 +23,7 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Group {
     nodes: Vec<Node>,
+    existed: bool,
 }
 
 #[derive(Debug)]
@@ -46,8 +47,9 @@ impl Group {
             let dir = Dir::open(location.clone()).map_err(failed)?;
             nodes.push(Node { controllers: names, dir });
         }
+        let existed = made.0.len() < nodes.len();
         made.0.clear();
-        Ok(Self { nodes })
+        Ok(Self { nodes, existed })
     }
 
     /// Opens the group in each hierarchy in which `path_in` names one and it exists.
@@ -66,7 +68,19 @@ impl Group {
                 Err(source) => return Err(Error::Read { path: wanted, file: names.join(","), source }),
             }
         }
-        if nodes.is_empty() { Err(Error::Gone { path: wanted }) } else { Ok(Self { nodes }) }
+        if nodes.is_empty() { Err(Error::Gone { path: wanted }) } else { Ok(Self { nodes, existed: true }) }
+    }
+
+    pub(crate) fn existed(&self) -> bool {
+        self.existed
+    }
+
+    pub(crate) fn locations(&self) -> Vec<(&str, &Path)> {
+        let of = |node| {
+            let Node { controllers, dir }: &Node = node;
+            controllers.iter().map(|name| (name.as_str(), dir.location()))
+        };
+        self.nodes.iter().flat_map(of).collect()
     }
 
     fn find(&self, controller: &str) -> Option<&Dir> {

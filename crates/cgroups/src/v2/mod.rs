@@ -23,6 +23,7 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Group {
     dir: Dir,
+    existed: bool,
 }
 
 impl Group {
@@ -35,7 +36,7 @@ impl Group {
         })
         .map_err(failed)?;
         match Dir::open(location.clone()) {
-            Ok(dir) => Ok(Self { dir }),
+            Ok(dir) => Ok(Self { dir, existed: !new }),
             Err(errno) => {
                 if new {
                     // The error that matters is the first one.
@@ -48,10 +49,18 @@ impl Group {
 
     pub(crate) fn open(mount: &Path, path: &CgroupPath) -> Result<Self> {
         match Dir::open(mount.join(path.as_str())) {
-            Ok(dir) => Ok(Self { dir }),
+            Ok(dir) => Ok(Self { dir, existed: true }),
             Err(Errno::NOENT) => Err(Error::Gone { path: path.to_string() }),
             Err(source) => Err(Error::Read { path: path.to_string(), file: String::new(), source }),
         }
+    }
+
+    pub(crate) fn existed(&self) -> bool {
+        self.existed
+    }
+
+    pub(crate) fn location(&self) -> &Path {
+        self.dir.location()
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

@@ -51,6 +51,9 @@ impl Child<'_> {
         check_directory()?;
         // Whatever is opened from here on closes by itself; and a filter may forbid the call.
         close_later(process);
+        if let Some((start, report)) = &process.gate {
+            close_now(process, [self.sync.as_raw_fd(), start.as_raw_fd(), report.as_raw_fd()]);
+        }
         let early = process.filter.as_ref().filter(|_| !process.no_new_privileges);
         let program = if early.is_some() {
             // Without no_new_privs the filter needs CAP_SYS_ADMIN: it comes before the capabilities go, and from here
@@ -222,6 +225,26 @@ fn close_later(process: &Process) {
         unsafe {
             libc::fcntl(number.cast_signed(), libc::F_SETFD, libc::FD_CLOEXEC)
         };
+    }
+}
+
+/// A container that waits for another process to start it holds nothing meanwhile but its streams, what is preserved and
+/// `kept`: its creator's pipes and files would stay open for as long as that takes.
+fn close_now(process: &Process, mut kept: [i32; 3]) {
+    if !sys::features().close_range {
+        return;
+    }
+    kept.sort_unstable();
+    let mut first = 3_u32.saturating_add(process.preserve_fds);
+    for next in kept.map(i32::cast_unsigned).into_iter().chain([u32::MAX]) {
+        if next > first {
+            // SAFETY: nothing but what is kept is used from here on, and nothing is dropped before the exec.
+            #[expect(unsafe_code, reason = "close_range has no wrapper")]
+            unsafe {
+                libc::syscall(libc::SYS_close_range, first, next.saturating_sub(1), 0)
+            };
+        }
+        first = first.max(next.saturating_add(1));
     }
 }
 
