@@ -8,8 +8,9 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 
-use crate::child::{Capabilities, Filter};
+use crate::child::Capabilities;
 use crate::hooks::{HookState, state_around_pid};
+use crate::seccomp::Filter;
 use crate::{Deleting, Error, ExecOptions, Execing, Gate, HostFeatures, Plan, PlanOptions, ProcessIo, Starting};
 
 /// Where a container stands (runtime-spec, runtime, "State"), with runc's `paused` added.

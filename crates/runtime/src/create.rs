@@ -15,6 +15,7 @@ use crate::assemble::{Assembled, assemble};
 use crate::child::{self, ENTRANCES_MAX, Kind, RECORD_BYTES, Record, Script};
 use crate::container::{Remains, StartGate};
 use crate::hooks::{HookRunner, HookState, state_around_pid};
+use crate::seccomp::Offer;
 use crate::{Container, Error, Gate, HostFeatures, Operation, Plan, ProcessIo, describe};
 
 /// Where the root file system comes from.
@@ -77,6 +78,8 @@ pub(crate) enum Said {
     Forked,
     /// The hooks are due.
     HooksDue,
+    /// Its filter has a listener, which it waits to get rid of.
+    Listener(Offer),
     /// It is set up.
     Ready,
     /// It is gone or has become the program: the socket is closed.
@@ -150,6 +153,7 @@ impl Cloned {
                 Kind::Forked => return self.adopt(record.value.cast_unsigned()).map(|()| Said::Forked),
                 Kind::HooksDue => return Ok(Said::HooksDue),
                 Kind::Ready => return Ok(Said::Ready),
+                Kind::Listener => return Ok(Said::Listener(Offer { number: record.value, descriptor })),
                 Kind::Failed | Kind::Program | Kind::Exec | Kind::Hook => {
                     return Err(describe::failure(&self.script, record));
                 }
@@ -194,6 +198,26 @@ impl Cloned {
             Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(Error::Wait { source: errno.into() }),
         }
+    }
+
+    /// Passes the listener of the process's filter to the agent. `state` is the document of the container's state.
+    pub(crate) fn hand_over(&self, offer: Offer, state: &[u8]) -> Result<(), Error> {
+        let listener = self.script.filter().and_then(|filter| filter.listener.as_ref());
+        let (Some(listener), Some(pidfd)) = (listener, &self.pidfd) else {
+            return Err(Error::Wait { source: Errno::PROTO.into() });
+        };
+        let taken = match offer.descriptor {
+            Some(descriptor) => Ok(descriptor),
+            // It was sent, and lost on the way: no descriptor is free.
+            None if listener.sendable() => Err(Errno::MFILE),
+            None => sys::seccomp::take_descriptor(pidfd.as_fd(), offer.number),
+        };
+        let descriptor = taken.map_err(|errno| {
+            let why = if listener.sendable() { "" } else { ", which its profile forbids to send by sendmsg" };
+            Error::host(format!("taking the seccomp listener of the process{why}"), errno)
+        })?;
+        listener.pass(descriptor.as_fd(), self.pid, state)?;
+        self.tell()
     }
 
     /// Tells the child to go on.
@@ -358,6 +382,7 @@ impl Operation for Creating {
                 Said::Nothing => return Ok(None),
                 Said::Forked => self.admit()?,
                 Said::HooksDue => self.start_hooks()?,
+                Said::Listener(offer) => self.process.hand_over(offer, &self.hook_state.document(self.process.pid))?,
                 Said::Ready => return self.finish().map(Some),
                 Said::Closed => return Err(self.died()),
             }

@@ -67,6 +67,20 @@ fn errno_text(errno: i32) -> String {
     }
 }
 
+/// The words of Go for a signal, which are those of libc.
+fn signal_text(signal: i32) -> String {
+    let text = match signal {
+        libc::SIGILL => "illegal instruction",
+        libc::SIGABRT => "aborted",
+        libc::SIGKILL => "killed",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGTERM => "terminated",
+        libc::SIGSYS => "bad system call",
+        _ => return format!("signal {signal}"),
+    };
+    text.to_owned()
+}
+
 /// The error that a message of failure means.
 pub(crate) fn failure(script: &Script, record: Record) -> Error {
     match record.kind {
@@ -89,19 +103,22 @@ pub(crate) fn failure(script: &Script, record: Record) -> Error {
                 _ => ("startContainer", usize::try_from(record.step).unwrap_or(0)),
             };
             let problem = match record.errno {
+                0 if record.value < 0 => format!("signal: {}", signal_text(record.value.wrapping_neg())),
                 0 => format!("exit status {}", record.value),
                 libc::ETIMEDOUT => "did not end in time".to_owned(),
                 errno => errno_text(errno),
             };
             Error::Hook { kind, index, problem }
         }
-        Kind::Failed | Kind::Warning | Kind::Forked | Kind::HooksDue | Kind::Console | Kind::Ready => Error::Child {
-            stage: format!(
-                "unable to start container process: error during container init: {}",
-                step(script, record.step)
-            ),
-            source: io::Error::other(errno_text(record.errno)),
-        },
+        Kind::Failed | Kind::Warning | Kind::Forked | Kind::HooksDue | Kind::Console | Kind::Listener | Kind::Ready => {
+            Error::Child {
+                stage: format!(
+                    "unable to start container process: error during container init: {}",
+                    step(script, record.step)
+                ),
+                source: io::Error::other(errno_text(record.errno)),
+            }
+        }
     }
 }
 

@@ -83,6 +83,8 @@ pub struct Execing {
     /// Groups of its own, if it does not go into the container's.
     below: Option<cgroups::Cgroup>,
     born_in_cgroup: bool,
+    /// The container's state document, for the agent of the filter; empty without one.
+    state: Vec<u8>,
     ready: bool,
 }
 
@@ -118,6 +120,12 @@ impl Execing {
         if plan.limits.is_empty() {
             plan.limits.clone_from(&remains.limits);
         }
+        let agent = plan.filter.as_ref().is_some_and(|filter| filter.listener.is_some());
+        let state = if agent {
+            remains.hook_state.with_status(container.status().as_str()).document(container.pid())
+        } else {
+            Vec::new()
+        };
         let (stdio, console) = assemble::exec_stdio(io, plan.console_size)?;
         let mut program = assemble::process(&plan, host, stdio)?;
         program.at_once = true;
@@ -136,6 +144,7 @@ impl Execing {
             host: host.clone(),
             born_in_cgroup: join.is_some(),
             below,
+            state,
             ready: false,
         })
     }
@@ -215,6 +224,7 @@ impl Execing {
             match self.process.listen()? {
                 Said::Nothing => return Ok(None),
                 Said::Forked => self.admit()?,
+                Said::Listener(offer) => self.process.hand_over(offer, &self.state)?,
                 Said::Ready => self.ready = true,
                 Said::HooksDue | Said::Closed => {
                     return Err(Error::Died { during: "its set-up".to_owned() });

@@ -40,10 +40,21 @@ pub(crate) struct HookState {
 }
 
 impl HookState {
+    /// The whole document, with the pid of the container's init.
+    pub(crate) fn document(&self, pid: u32) -> Vec<u8> {
+        [self.around_pid.0.as_slice(), pid.to_string().as_bytes(), self.around_pid.1.as_slice()].concat()
+    }
+
     /// The same with another status.
     pub(crate) fn with_status(&self, status: &str) -> Self {
-        let rest = String::from_utf8_lossy(&self.around_pid.1);
-        let rest = rest.replacen("\"status\":\"creating\"", &format!("\"status\":\"{status}\""), 1);
+        // Parsed, because an annotation may look like the status.
+        let text = [b"{", self.around_pid.1.get(1..).unwrap_or_default()].concat();
+        let mut document: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        if let Some(found) = document.get_mut("status") {
+            *found = status.into();
+        }
+        let text = document.to_string();
+        let rest = format!(",{}", text.get(1..).unwrap_or_default());
         Self { around_pid: (self.around_pid.0.clone(), rest.into_bytes()), bundle: self.bundle.clone() }
     }
 }
@@ -75,9 +86,7 @@ impl HookRunner {
         left.reverse();
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|errno| Error::host("making an event descriptor", errno))?;
-        let document =
-            [state.around_pid.0.as_slice(), pid.to_string().as_bytes(), state.around_pid.1.as_slice()].concat();
-        Ok(Self { left, index: 0, state: document, bundle: state.bundle.clone(), current: None, events })
+        Ok(Self { left, index: 0, state: state.document(pid), bundle: state.bundle.clone(), current: None, events })
     }
 
     pub(crate) fn poll_fd(&self) -> BorrowedFd<'_> {
@@ -203,4 +212,19 @@ fn timer(after: Duration) -> rustix::io::Result<OwnedFd> {
 fn expired(timer: &OwnedFd) -> bool {
     let mut count = [0; 8];
     rustix::io::read(timer, &mut count).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_status_changes() {
+        let rest = br#","annotations":{"status":"creating"},"id":"x","status":"creating"}"#;
+        let state =
+            HookState { around_pid: (b"{\"pid\":".to_vec(), rest.to_vec()), bundle: std::path::PathBuf::from("/") };
+        let document: serde_json::Value = serde_json::from_slice(&state.with_status("stopped").document(7)).unwrap();
+        let want = json!({"annotations": {"status": "creating"}, "id": "x", "status": "stopped", "pid": 7});
+        assert_eq!(document, want);
+    }
 }

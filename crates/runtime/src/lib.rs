@@ -30,6 +30,9 @@ mod describe;
 mod error;
 mod exec;
 mod features;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hooks;
 mod host;
 mod io;

@@ -59,6 +59,16 @@ impl Features {
         static APPEND: OnceLock<bool> = OnceLock::new();
         self.new_mount_api && *APPEND.get_or_init(|| probe_lowerdir_append().is_ok())
     }
+
+    /// Whether a process that waits for the answer to a seccomp notification can be told to be killable only
+    /// (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, Linux 5.19). Probed when first asked: few profiles want it.
+    pub fn seccomp_wait_killable(&self) -> bool {
+        use crate::seccomp::{flags, flags_available};
+        static KILLABLE: OnceLock<bool> = OnceLock::new();
+        // Alone the flag is refused; it goes with a listener.
+        let wanted = flags::NEW_LISTENER | flags::WAIT_KILLABLE_RECV;
+        !self.forced_fallbacks && *KILLABLE.get_or_init(|| flags_available(wanted))
+    }
 }
 
 fn probe() -> Features {

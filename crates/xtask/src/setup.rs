@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-/// What the scenarios need: the image's busybox, the foreign clients and daemons, a tracer, a file system maker.
+/// What the scenarios need: the image's busybox, the foreign clients and daemons, a tracer, a file system maker, and the
+/// library that our system call filters are compared with.
 const TEST_PACKAGES: &[(&str, &str)] = &[
     ("busybox-static", "/bin/busybox"),
     ("containerd", "/usr/bin/ctr"),
@@ -13,6 +14,7 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("strace", "/usr/bin/strace"),
     ("e2fsprogs", "/sbin/mkfs.ext4"),
     ("mount", "/bin/mount"),
+    ("libseccomp2", "/usr/lib/x86_64-linux-gnu/libseccomp.so.2"),
 ];
 
 /// Installs what the tests need.

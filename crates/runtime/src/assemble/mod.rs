@@ -222,6 +222,7 @@ fn stdio(io: ProcessIo, spec_size: Option<ConsoleSize>, device: bool) -> Result<
 
 /// What the program runs as, without hooks and gate.
 pub(crate) fn process(plan: &ProcessPlan, host: &HostFeatures, stdio: Stdio) -> Result<Process, Error> {
+    crate::seccomp::check_host(plan.filter.as_ref())?;
     let (candidates, searched) = plan.candidates();
     let mut capabilities = plan.capabilities.unwrap_or_default();
     capabilities.known = host.capabilities_known;

@@ -23,7 +23,8 @@ impl Child<'_> {
         }
     }
 
-    /// Runs a hook to its end. The error has either an error number or the exit status.
+    /// Runs a hook to its end. The error has either an error number or the exit status, which is the negative
+    /// number of the signal that ended it.
     pub(super) fn run_hook_process(&self, hook: &Hook) -> Result<(), (i32, i32)> {
         let input = write_state(hook).map_err(|errno| (errno.raw_os_error(), 0))?;
         // SAFETY: this process has one thread; the new one only duplicates descriptors and executes.
@@ -53,7 +54,8 @@ impl Child<'_> {
         match end.exit {
             _ if !in_time => Err((libc::ETIMEDOUT, 0)),
             Exit::Code(0) => Ok(()),
-            exit @ (Exit::Code(_) | Exit::Signal(_)) => Err((0, exit.status().cast_signed())),
+            Exit::Code(code) => Err((0, code.cast_signed())),
+            Exit::Signal(signal) => Err((0, -signal.cast_signed())),
         }
     }
 }

@@ -25,8 +25,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 pub(crate) use step::{
-    Awaited, Capabilities, Console, Device, DeviceKind, Filesystem, Filter, Hook, HookKind, Legacy, Link, MountStep,
-    Process, RootTree, Script, Stdio, Step, StringArray, What,
+    Awaited, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, Legacy, Link, MountStep, Process,
+    RootTree, Script, Stdio, Step, StringArray, What,
 };
 use sys::clone::exit_now;
 
@@ -63,8 +63,10 @@ pub(crate) enum Kind {
     Ready = 7,
     /// The exec failed.
     Exec = 8,
-    /// A hook in the container failed; `value` is its wait status.
+    /// A hook in the container failed; `value` is its exit status, or the negative number of a signal.
     Hook = 9,
+    /// The filter is on and has a listener, which comes with this packet or has the number `value`; the child waits.
+    Listener = 10,
 }
 
 /// Hierarchies of cgroup version 1 that a process can be sent into at once; the kernel has fewer controllers.
@@ -98,6 +100,7 @@ impl Record {
             7 => Kind::Ready,
             8 => Kind::Exec,
             9 => Kind::Hook,
+            10 => Kind::Listener,
             _ => return None,
         };
         Some(Self { kind, step: words[1], errno: words[2].cast_signed(), value: words[3].cast_signed() })
@@ -308,7 +311,7 @@ mod tests {
 
     #[test]
     fn records_survive_the_socket() {
-        for kind in [Kind::Failed, Kind::Hook, Kind::Ready] {
+        for kind in [Kind::Failed, Kind::Hook, Kind::Ready, Kind::Listener] {
             let record = Record { kind, step: 7, errno: -1, value: i32::MIN };
             assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record));
         }

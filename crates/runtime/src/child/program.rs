@@ -1,7 +1,7 @@
 //! From a set-up process to the program of the specification.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
@@ -54,17 +54,26 @@ impl Child<'_> {
         if let Some((start, report)) = &process.gate {
             close_now(process, [self.sync.as_raw_fd(), start.as_raw_fd(), report.as_raw_fd()]);
         }
-        let early = process.filter.as_ref().filter(|_| !process.no_new_privileges);
-        let program = if early.is_some() {
+        let program = if process.no_new_privileges {
+            creds::set_capabilities(process)?;
+            self.find_program(process)
+        } else {
             // Without no_new_privs the filter needs CAP_SYS_ADMIN: it comes before the capabilities go, and from here
             // on the profile must allow what follows.
             let program = self.find_program(process);
             self.install(process)?;
             creds::set_capabilities(process)?;
             program
-        } else {
-            creds::set_capabilities(process)?;
-            self.find_program(process)
+        };
+        let late = match &process.filter {
+            Some(filter) if process.no_new_privileges => {
+                // Its listener goes to the agent while the container is created: who creates it may be gone later.
+                if filter.listener.is_some() {
+                    self.install(process)?;
+                }
+                filter.listener.is_none()
+            }
+            _ => false,
         };
         self.send(Kind::Ready, 0, 0);
         let (start, report) = match &process.gate {
@@ -74,15 +83,16 @@ impl Child<'_> {
         if !process.at_once {
             wait_for_byte(start)?;
         }
+        if late {
+            // Before the hooks, which have the filter of the container too.
+            self.install_or_report(process, report);
+        }
         for hook in &process.start_hooks {
             if let Err((errno, status)) = self.run_hook_process(hook) {
                 let index = i32::try_from(hook.index).unwrap_or(i32::MAX);
                 send(report, Record { kind: Kind::Hook, step: index.unsigned_abs(), errno, value: status });
                 sys::clone::exit_now(1);
             }
-        }
-        if early.is_none() {
-            self.install_or_report(process, report);
         }
         let errno = execute(program, process);
         send(report, self.record(Kind::Exec, errno.raw_os_error(), 0));
@@ -152,10 +162,24 @@ impl Child<'_> {
     }
 
     fn install(&self, process: &Process) -> Result<(), Errno> {
-        match &process.filter {
-            Some(filter) => sys::seccomp::install(&filter.program, filter.flags).map(drop),
-            None => Ok(()),
+        let Some(filter) = &process.filter else { return Ok(()) };
+        let descriptor = sys::seccomp::install(&filter.program, filter.flags)?;
+        match (descriptor, &filter.listener) {
+            (Some(descriptor), Some(listener)) => self.hand_over(&descriptor, listener.sendable()),
+            _ => Ok(()),
         }
+    }
+
+    /// Gives the filter's listener to the parent, who passes it on to the agent. The filter is on already: a call that
+    /// it forbids fails, and one that it asks the agent about would wait for ever before the agent has the descriptor.
+    /// So where `sendmsg` is not free the parent is told the number only, by `write`, and takes the descriptor itself.
+    fn hand_over(&self, listener: &OwnedFd, sendable: bool) -> Result<(), Errno> {
+        if sendable {
+            self.send_descriptor(Kind::Listener, listener.as_fd())?;
+        } else {
+            self.send(Kind::Listener, 0, listener.as_raw_fd());
+        }
+        self.wait_for_parent()
     }
 
     fn install_or_report(&self, process: &Process, report: BorrowedFd<'_>) {

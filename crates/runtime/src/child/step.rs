@@ -1,11 +1,11 @@
 use std::ffi::{CStr, CString, c_char};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use rustix::fs::Gid;
 use rustix::process::{Resource, Rlimit};
-use sys::seccomp::Instruction;
+
+use crate::seccomp::Filter;
 
 /// All that the child does. The parent keeps its copy to say in words what a step number means.
 #[derive(Debug)]
@@ -25,6 +25,14 @@ pub(crate) struct Script {
 impl Script {
     pub(crate) fn empty() -> Self {
         Self { program: String::new(), intermediate: Vec::new(), fork: None, steps: Vec::new(), null: None }
+    }
+
+    /// The filter that the program gets.
+    pub(crate) fn filter(&self) -> Option<&Filter> {
+        match self.steps.last() {
+            Some(Step::Process(process)) => process.filter.as_ref(),
+            _ => None,
+        }
     }
 
     /// Only what is needed to tell how the exec failed.
@@ -212,13 +220,6 @@ pub(crate) struct Hook {
     pub(crate) timeout_ms: Option<i32>,
     /// The container's state around its pid.
     pub(crate) state: (Vec<u8>, Vec<u8>),
-}
-
-/// A system call filter.
-#[derive(Clone, Debug)]
-pub(crate) struct Filter {
-    pub(crate) program: Arc<[Instruction]>,
-    pub(crate) flags: u32,
 }
 
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use oci::Process;
 use oci::runtime::{Capabilities as Names, PosixRlimitType};
 use rustix::process::{Resource, Rlimit};
 
-use crate::child::{Capabilities, Filter};
+use crate::child::Capabilities;
+use crate::seccomp::Filter;
 use crate::{ConsoleSize, Error, HostFeatures};
 
 /// A process document, checked and translated.

@@ -31,6 +31,8 @@ const KILL_PROCESS: u32 = 0x8000_0000;
 /// A machine with its tables.
 pub(super) struct Section {
     pub(super) audit_arch: u32,
+    /// What happens to numbers that no rule is for.
+    pub(super) default: u32,
     /// The bits that tell tables apart, listed by the profile or not.
     pub(super) bits: u32,
     pub(super) abis: Vec<Abi>,
@@ -78,7 +80,10 @@ fn section_body(section: &Section) -> Vec<Instruction> {
     }
     let unlisted = section.bits != 0 && section.abis.iter().all(|abi| abi.bit == 0);
     if unlisted {
-        body.push(branch(JUMP_GREATER_EQUAL, section.bits, 0, 1));
+        body.push(branch(JUMP_GREATER_EQUAL, section.bits, 0, 3));
+        // A tracer that takes a call back makes its number -1, which is of no table.
+        body.push(branch(JUMP_EQUAL, u32::MAX, 0, 1));
+        body.push(instruction(RETURN, section.default));
         body.push(instruction(RETURN, KILL_PROCESS));
     }
     match section.abis.iter().find(|abi| abi.bit == 0) {

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::arch::{AARCH64, Family, X86_64};
-use super::interpret::{Data, run};
+use super::interpret::Data;
 use super::*;
 
 const ALLOW: u32 = 0x7fff_0000;
@@ -16,7 +16,12 @@ fn parse(value: Value) -> LinuxSeccomp {
 }
 
 fn program(value: Value, family: &Family) -> Vec<Instruction> {
-    compile_for(&parse(value), family).unwrap()
+    let seccomp = parse(value);
+    compile_for(&seccomp, &rules::Profile::new(&seccomp).unwrap(), family).unwrap()
+}
+
+fn run(program: &[Instruction], data: &Data) -> (u32, usize) {
+    interpret::run(program, data).unwrap()
 }
 
 fn call(number: u32, arguments: [u64; 6]) -> Data {
@@ -174,7 +179,7 @@ fn precedence() {
 }
 
 /// A profile of Docker's shape: a few hundred names, some with conditions.
-fn large_profile() -> Value {
+pub(super) fn large_profile() -> Value {
     let all: Vec<&str> =
         (0..470_usize).filter_map(|n| syscalls::x86_64::Sysno::new(n).map(|call| call.name())).collect();
     let plain: Vec<&str> =
@@ -219,11 +224,13 @@ fn every_number_has_the_fate_that_its_name_has() {
 #[test]
 fn flags() {
     let with = |list: Value| parse(json!({"defaultAction": "SCMP_ACT_ERRNO", "flags": list}));
-    assert_eq!(filter_flags(&parse(json!({"defaultAction": "SCMP_ACT_ERRNO"}))).unwrap(), flags::SPEC_ALLOW);
-    assert_eq!(filter_flags(&with(json!([]))).unwrap(), 0);
+    assert_eq!(filter_flags(&parse(json!({"defaultAction": "SCMP_ACT_ERRNO"})), false).unwrap(), flags::SPEC_ALLOW);
+    assert_eq!(filter_flags(&with(json!([])), false).unwrap(), 0);
     let all = json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"]);
-    assert_eq!(filter_flags(&with(all)).unwrap(), 7);
-    assert!(filter_flags(&with(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]))).is_err());
+    assert_eq!(filter_flags(&with(all), false).unwrap(), 6);
+    let killable = with(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]));
+    assert!(filter_flags(&killable, false).unwrap_err().to_string().contains("WAIT_KILLABLE_RECV"));
+    assert_eq!(filter_flags(&killable, true).unwrap(), 40);
     assert!(compile(&parse(json!({"defaultAction": "SCMP_ACT_ALLOW"}))).unwrap().is_none());
 }
 

@@ -9,12 +9,14 @@
     reason = "a check that fails panics; without the harness this is no test to clippy"
 )]
 
+mod agent;
 mod basic;
 mod fixture;
 mod hooks;
 mod process;
 mod resources;
 mod rootfs;
+mod seccomp;
 mod spaces;
 
 use std::io::Write as _;
@@ -67,7 +69,9 @@ fn main() -> ExitCode {
 fn cases(words: &[String]) -> ExitCode {
     let wanted: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let mut out = std::io::stdout();
-    let cases = [basic::CASES, spaces::CASES, rootfs::CASES, process::CASES, hooks::CASES, resources::CASES].concat();
+    let cases =
+        [basic::CASES, spaces::CASES, rootfs::CASES, process::CASES, hooks::CASES, resources::CASES, seccomp::CASES]
+            .concat();
     let mut failed = Vec::new();
     for (name, case) in cases {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {

@@ -9,13 +9,25 @@ pub(crate) const FAMILY: Family = Family {
     machines: &[
         Machine {
             audit_arch: 0xc000_00b7,
-            narrow: false,
-            abis: &[Abi { name: Arch::ScmpArchAarch64, native: true, bit: 0, table: native }],
+            abis: &[Abi {
+                name: Arch::ScmpArchAarch64,
+                native: true,
+                bit: 0,
+                narrow: false,
+                table: native,
+                multiplexers: &[],
+            }],
         },
         Machine {
             audit_arch: 0x4000_0028,
-            narrow: true,
-            abis: &[Abi { name: Arch::ScmpArchArm, native: false, bit: 0, table: arm }],
+            abis: &[Abi {
+                name: Arch::ScmpArchArm,
+                native: false,
+                bit: 0,
+                narrow: true,
+                table: arm,
+                multiplexers: &[],
+            }],
         },
     ],
 };

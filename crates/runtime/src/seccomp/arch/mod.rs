@@ -7,10 +7,12 @@ use oci::runtime::Arch;
 
 #[cfg(target_arch = "aarch64")]
 pub(super) use aarch64::FAMILY as NATIVE;
+#[cfg(test)]
+pub(super) use aarch64::FAMILY as AARCH64;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86_64::FAMILY as NATIVE;
-#[cfg(test)]
-pub(super) use {aarch64::FAMILY as AARCH64, x86_64::FAMILY as X86_64};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use x86_64::FAMILY as X86_64;
 
 /// What a processor runs.
 #[derive(Debug)]
@@ -23,8 +25,6 @@ pub(super) struct Family {
 pub(super) struct Machine {
     /// `AUDIT_ARCH_*`.
     pub(super) audit_arch: u32,
-    /// Whether arguments have 32 bits.
-    pub(super) narrow: bool,
     pub(super) abis: &'static [Abi],
 }
 
@@ -43,8 +43,20 @@ pub(super) struct Abi {
     pub(super) native: bool,
     /// Set in every number of this table.
     pub(super) bit: u32,
+    /// Whether arguments have 32 bits: of the numbers in a profile and of what the kernel shows the lower half counts.
+    pub(super) narrow: bool,
     /// Names with their numbers, without `bit`, ascending.
     pub(super) table: fn() -> Vec<(&'static str, u32)>,
+    /// Calls that are ways to others.
+    pub(super) multiplexers: &'static [Multiplexer],
+}
+
+/// A call whose first argument says which call is meant.
+#[derive(Debug)]
+pub(super) struct Multiplexer {
+    pub(super) name: &'static str,
+    /// The calls with the value of the argument.
+    pub(super) calls: &'static [(&'static str, u32)],
 }
 
 /// The largest number that is looked for. All tables end below; 32-bit ARM has a few private calls far above, which
@@ -53,5 +65,10 @@ const MAX_NUMBER: u32 = 1024;
 
 /// A table from a function that knows the name of each number.
 fn table(name: impl Fn(usize) -> Option<&'static str>) -> Vec<(&'static str, u32)> {
-    (0..MAX_NUMBER).filter_map(|number| Some((name(usize::try_from(number).ok()?)?, number))).collect()
+    let known = |number| {
+        let name = name(usize::try_from(number).ok()?)?;
+        // The crate writes `break` as Rust has to.
+        Some((name.strip_prefix("r#").unwrap_or(name), number))
+    };
+    (0..MAX_NUMBER).filter_map(known).collect()
 }
