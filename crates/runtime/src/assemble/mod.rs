@@ -71,7 +71,7 @@ pub(crate) fn assemble(
     };
     steps.extend(inside(HookKind::CreateContainer, &plan.hooks.create_container)?.into_iter().map(Step::Hook));
     steps.extend(late_read_only);
-    close_root(plan, &mut admission, steps);
+    close_root(plan, &mut admission, steps)?;
     let mut process = process(&plan.process, host, stdio)?;
     process.start_hooks = inside(HookKind::StartContainer, &plan.hooks.start_container)?;
     process.gate = gate.map(|gate| (gate.start, gate.report));
@@ -122,7 +122,7 @@ fn enter_spaces(plan: &Plan, script: &mut Script, admission: &mut Admission) -> 
 }
 
 /// The last changes below the root, and the change to it.
-fn close_root(plan: &Plan, admission: &mut Admission, steps: &mut Vec<Step>) {
+fn close_root(plan: &Plan, admission: &mut Admission, steps: &mut Vec<Step>) -> Result<(), Error> {
     if plan.root_read_only {
         steps.push(Step::RootReadOnly);
     }
@@ -130,11 +130,27 @@ fn close_root(plan: &Plan, admission: &mut Admission, steps: &mut Vec<Step>) {
     steps.extend(plan.masked_paths.iter().map(|path| Step::Mask { path: path.clone() }));
     admission.wait(steps);
     steps.push(Step::Hide);
-    steps.push(Step::Pivot { by_move: plan.no_pivot });
+    let by_move = if plan.no_pivot { Some(revealing_mounts()?) } else { None };
+    steps.push(Step::Pivot { by_move });
     if plan.root_propagation & libc::MS_SHARED != 0 {
         // Only now: an earlier change would spread to the host (the root has no parent that is shared any more).
         steps.push(Step::RootPropagation(plan.root_propagation));
     }
+    Ok(())
+}
+
+/// Where the host shows procfs and sysfs, the last mount first. A move leaves the old root below the new one, and what
+/// is visible there would let a container with a user namespace mount its own without the masks.
+fn revealing_mounts() -> Result<Vec<CString>, Error> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|source| Error::host("reading the mounts of this process", source))?;
+    let place = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let kind = filesystem.split(' ').next()?;
+        let place = mount.split(' ').nth(4)?;
+        matches!(kind, "proc" | "sysfs").then(|| c_string(place.replace("\\040", " ")))
+    };
+    table.lines().rev().filter_map(place).collect()
 }
 
 /// Whether the child has been told to wait for the parent's part yet.
