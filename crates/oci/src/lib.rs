@@ -10,6 +10,7 @@
 mod defaults;
 mod error;
 mod parse;
+mod repair;
 mod validate;
 
 pub use defaults::{default_process, default_spec};
@@ -17,7 +18,9 @@ pub use error::Error;
 pub use oci_spec::image;
 pub use oci_spec::runtime;
 pub use oci_spec::runtime::{LinuxResources, Process, Spec};
-pub use parse::{MAX_DOCUMENT_BYTES, parse_process, parse_resources, parse_spec};
+pub use parse::{
+    MAX_DOCUMENT_BYTES, parse_process, parse_process_noting, parse_resources, parse_spec, parse_spec_noting,
+};
 pub use validate::{validate_process, validate_spec};
 
 /// The newest version of the runtime specification that gantry follows.

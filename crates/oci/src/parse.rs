@@ -1,5 +1,7 @@
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::repair;
 use crate::validate::{validate_process, validate_spec};
 use crate::{Error, LinuxResources, Process, Spec};
 
@@ -13,21 +15,49 @@ fn parse<T: DeserializeOwned>(document: &'static str, json: &[u8]) -> Result<T, 
     serde_json::from_slice(json).map_err(|source| Error::Malformed { document, source })
 }
 
+/// Parses, and if that fails once more after a repair, whose notes come with the result.
+fn parse_noting<T: DeserializeOwned>(
+    document: &'static str,
+    json: &[u8],
+    repair: fn(&mut Value) -> Result<Vec<String>, Error>,
+) -> Result<(T, Vec<String>), Error> {
+    let error = match parse(document, json) {
+        Ok(parsed) => return Ok((parsed, Vec::new())),
+        Err(error @ Error::TooLarge { .. }) => return Err(error),
+        Err(error) => error,
+    };
+    let Ok(original) = serde_json::from_slice::<Value>(json) else { return Err(error) };
+    let mut repaired = original.clone();
+    let notes = repair(&mut repaired)?;
+    // The place of the first error is lost by a repair, and worth keeping if it changes nothing.
+    if repaired == original { Err(error) } else { Ok((parse(document, repaired.to_string().as_bytes())?, notes)) }
+}
+
 /// Parses and validates a `config.json`.
 ///
 /// Any 1.x version is accepted, whatever its minor number: fields that we do not know are ignored by the rule of the
 /// specification (runtime-spec, config, "Extensibility").
 pub fn parse_spec(json: &[u8]) -> Result<Spec, Error> {
-    let spec: Spec = parse("runtime spec", json)?;
+    parse_spec_noting(json).map(|(spec, _)| spec)
+}
+
+/// As [`parse_spec`], with what was left out of it because it is unknown and may be: for the log.
+pub fn parse_spec_noting(json: &[u8]) -> Result<(Spec, Vec<String>), Error> {
+    let (spec, notes) = parse_noting("runtime spec", json, repair::spec)?;
     validate_spec(&spec)?;
-    Ok(spec)
+    Ok((spec, notes))
 }
 
 /// Parses and validates the document of an additional process (`process.json`, the spec of an exec).
 pub fn parse_process(json: &[u8]) -> Result<Process, Error> {
-    let process: Process = parse("process document", json)?;
+    parse_process_noting(json).map(|(process, _)| process)
+}
+
+/// As [`parse_process`], with what was left out of it because it is unknown and may be: for the log.
+pub fn parse_process_noting(json: &[u8]) -> Result<(Process, Vec<String>), Error> {
+    let (process, notes) = parse_noting("process document", json, repair::process)?;
     validate_process("process", &process)?;
-    Ok(process)
+    Ok((process, notes))
 }
 
 /// Parses the resources of an update.
@@ -67,6 +97,55 @@ mod tests {
         assert!(parse_process(b"{}").is_err());
         assert!(parse_resources(b"{\"memory\":{\"limit\":\"x\"}}").is_err());
         assert!(parse_resources(b"{}").is_ok());
+    }
+
+    #[test]
+    fn what_others_accept_is_accepted() {
+        let with = |member: &str| MINIMAL.replace(r#""cwd":"/""#, &format!(r#""cwd":"/",{member}"#));
+        let sets = r#""capabilities":{"bounding":["CAP_UNKNOWN","CAP_KILL","UNKNOWN_CAP"],"ambient":null}"#;
+        let (spec, notes) = parse_spec_noting(with(sets).as_bytes()).unwrap();
+        assert_eq!(notes, ["ignoring unknown or unavailable capabilities: [CAP_UNKNOWN UNKNOWN_CAP]"]);
+        let process = spec.process().clone().unwrap();
+        assert_eq!(process.capabilities().clone().unwrap().bounding().clone().unwrap().len(), 1);
+        let flags =
+            r#""scheduler":{"policy":"SCHED_DEADLINE","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]}"#;
+        let spec = parse_spec(with(flags).as_bytes()).unwrap();
+        // What is written by our own types is read again.
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(parse_spec(text.as_bytes()).unwrap(), spec);
+        let spaced = r#""execCPUAffinity":{"initial":" 0-1,, 3","final":"2"}"#;
+        let spec = parse_spec(with(spaced).as_bytes()).unwrap();
+        let affinity = spec.process().clone().unwrap().exec_cpu_affinity().clone().unwrap();
+        assert_eq!(affinity.initial().as_deref(), Some("0-1,3"));
+        let process = parse_process(br#"{"args":["true"],"cwd":"/"}"#).unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        assert!(parse_spec(MINIMAL.replace(r#"["true"]"#, "null").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn unknown_words_name_the_field() {
+        let with = |member: &str| MINIMAL.replace(r#""cwd":"/""#, &format!(r#""cwd":"/",{member}"#));
+        let linux = |member: &str| MINIMAL.replace(r#""root":"#, &format!(r#""linux":{{{member}}},"root":"#));
+        for (json, want) in [
+            (with(r#""scheduler":{"nice":1}"#), "process.scheduler.policy: invalid scheduling policy \"\""),
+            (
+                with(r#""scheduler":{"policy":"SCHED_IDLE","flags":["X"]}"#),
+                "process.scheduler.flags: invalid flag \"X\"",
+            ),
+            (with(r#""ioPriority":{"class":"X"}"#), "process.ioPriority.class: invalid ioPriority.Class: \"X\""),
+            (with(r#""rlimits":[{"type":"X"}]"#), "process.rlimits[0].type: invalid rlimit type: \"X\""),
+            (with(r#""execCPUAffinity":{"final":"a"}"#), "process.execCPUAffinity.final: invalid set"),
+            (linux(r#""memoryPolicy":{}"#), "linux.memoryPolicy.mode: invalid memory policy mode \"\""),
+            (
+                linux(r#""memoryPolicy":{"mode":"MPOL_LOCAL","flags":["X"]}"#),
+                "linux.memoryPolicy.flags: invalid memory policy flag \"X\"",
+            ),
+            (linux(r#""personality":{"domain":"X"}"#), "linux.personality.domain: invalid personality domain \"X\""),
+            (linux(r#""namespaces":[{"type":"X"}]"#), "linux.namespaces[0].type: no such namespace: \"X\""),
+        ] {
+            let text = parse_spec(json.as_bytes()).unwrap_err().to_string();
+            assert!(text.starts_with(want), "{json}: {text}");
+        }
     }
 
     #[test]

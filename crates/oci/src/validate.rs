@@ -136,6 +136,14 @@ pub fn validate_process(field: &str, process: &Process) -> Result<(), Error> {
     }
     check_strings(&format!("{field}.args"), args)?;
     check_strings(&format!("{field}.env"), process.env().iter().flatten())?;
+    for entry in process.env().iter().flatten() {
+        let problem = match entry.find('=') {
+            None => "invalid environment variable: missing '='",
+            Some(0) => "invalid environment variable: name cannot be empty",
+            Some(_) => continue,
+        };
+        return Err(Error::invalid(format!("{field}.env"), problem));
+    }
     let mut kinds = BTreeSet::new();
     for limit in process.rlimits().iter().flatten() {
         if limit.soft() > limit.hard() {

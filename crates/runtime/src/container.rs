@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::child::Capabilities;
 use crate::hooks::{HookState, state_around_pid};
+use crate::lsm::Labels;
+use crate::plan::Tuning;
 use crate::seccomp::Filter;
 use crate::{Deleting, Error, ExecOptions, Execing, Gate, HostFeatures, Plan, PlanOptions, ProcessIo, Starting};
 
@@ -67,6 +69,10 @@ pub(crate) struct Remains {
     pub(crate) capabilities: Option<Capabilities>,
     pub(crate) limits: Vec<(Resource, Rlimit)>,
     pub(crate) no_new_privileges: bool,
+    pub(crate) umask: Option<u32>,
+    pub(crate) oom_score: Option<i32>,
+    pub(crate) tuning: Tuning,
+    pub(crate) labels: Labels,
     pub(crate) poststart: Vec<(&'static str, Hook)>,
     pub(crate) poststop: Vec<(&'static str, Hook)>,
     pub(crate) hook_state: HookState,
@@ -84,7 +90,11 @@ impl Remains {
             filter: plan.process.filter,
             capabilities: plan.process.capabilities,
             limits: plan.process.limits,
-            no_new_privileges: plan.process.no_new_privileges,
+            no_new_privileges: plan.process.no_new_privileges.unwrap_or(false),
+            umask: plan.process.umask,
+            oom_score: plan.process.oom_score,
+            tuning: plan.process.tuning,
+            labels: plan.process.labels,
             poststart: plan.hooks.poststart,
             poststop: plan.hooks.poststop,
             hook_state,

@@ -12,7 +12,7 @@ use rustix::net::{
 use sys::clone::Forked;
 
 use crate::assemble::{Assembled, assemble};
-use crate::child::{self, ENTRANCES_MAX, Kind, RECORD_BYTES, Record, Script};
+use crate::child::{self, ENTRANCES_MAX, Kind, MESSAGE_BYTES, RECORD_BYTES, Record, Script};
 use crate::container::{Remains, StartGate};
 use crate::hooks::{HookRunner, HookState, state_around_pid};
 use crate::seccomp::Offer;
@@ -123,7 +123,7 @@ impl Cloned {
     pub(crate) fn listen(&mut self) -> Result<Said, Error> {
         loop {
             let Some(sync) = &self.sync else { return Ok(Said::Closed) };
-            let mut bytes = [0; RECORD_BYTES];
+            let mut bytes = [0; MESSAGE_BYTES];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::CMSG_CLOEXEC;
@@ -140,7 +140,8 @@ impl Cloned {
             let descriptor = control.drain().find_map(|message| {
                 if let RecvAncillaryMessage::ScmRights(mut descriptors) = message { descriptors.next() } else { None }
             });
-            let Some(record) = Record::from_bytes(&bytes[..length]) else {
+            let message = bytes.get(..length).unwrap_or_default();
+            let Some(record) = Record::from_bytes(message) else {
                 return Err(Error::Wait { source: Errno::PROTO.into() });
             };
             match record.kind {
@@ -154,8 +155,9 @@ impl Cloned {
                 Kind::HooksDue => return Ok(Said::HooksDue),
                 Kind::Ready => return Ok(Said::Ready),
                 Kind::Listener => return Ok(Said::Listener(Offer { number: record.value, descriptor })),
-                Kind::Failed | Kind::Program | Kind::Exec | Kind::Hook => {
-                    return Err(describe::failure(&self.script, record));
+                Kind::Failed | Kind::Program | Kind::Exec | Kind::Hook | Kind::NoProcess => {
+                    let text = message.get(RECORD_BYTES..).unwrap_or_default();
+                    return Err(describe::failure(&self.script, record, text));
                 }
             }
         }
@@ -311,6 +313,9 @@ impl Creating {
             }
             write("uid_map", &admission.uid_map)?;
             write("gid_map", &admission.gid_map)?;
+        }
+        if let Some(plan) = self.plan.as_ref().filter(|plan| plan.spaces.has(sys::clone::flags::NEWUSER)) {
+            crate::limits::raise(pid, &plan.process.limits);
         }
         self.process.admit(self.cgroup.as_ref().filter(|_| !admission.born_in_cgroup))
     }

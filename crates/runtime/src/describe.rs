@@ -44,7 +44,8 @@ fn text(step: &Step) -> String {
         Step::Links { parent, .. } => format!("making links in {}", path(parent)),
         Step::Console(_) => "making the console".to_owned(),
         Step::Hook(hook) => format!("running a hook: {}", hook.path.to_string_lossy()),
-        Step::Sysctl { path, .. } => format!("writing {}", path.to_string_lossy()),
+        Step::Sysctl { path, .. } => format!("setting linux.sysctl: writing /proc/{}", path.to_string_lossy()),
+        Step::Label { field, .. } => format!("setting {field}"),
         Step::OomScore(_) => "setting process.oomScoreAdj".to_owned(),
         Step::WorkingDirectory { path: at } => format!("mkdir {}", path(at)),
         Step::Pivot { .. } => "changing the root".to_owned(),
@@ -52,8 +53,20 @@ fn text(step: &Step) -> String {
         Step::RootPropagation(_) => "setting linux.rootfsPropagation".to_owned(),
         Step::Mask { path: at } => format!("masking {}", path(at)),
         Step::ReadOnly { path: at } => format!("making {} read-only", path(at)),
+        Step::Limits { .. } => "setting process.rlimits".to_owned(),
+        Step::Scheduler { .. } => "setting process.scheduler".to_owned(),
+        Step::IoPriority(_) => "setting process.ioPriority".to_owned(),
+        Step::Affinity { .. } => "setting process.execCPUAffinity".to_owned(),
+        Step::Personality(_) => "setting linux.personality".to_owned(),
+        Step::MemoryPolicy { .. } => "setting linux.memoryPolicy".to_owned(),
         Step::Process(_) => "setting up the process (ids, limits, capabilities, working directory, seccomp)".to_owned(),
     }
+}
+
+/// Whether the step sets a scheduling policy in a container that may not use all processors: the kernel refuses a
+/// deadline there (sched_setattr(2), EPERM).
+fn deadline_on_few(script: &Script, number: u32) -> bool {
+    matches!(find(script, number), Some(Step::Scheduler { limited_processors: true, .. }))
 }
 
 /// The words of libc for an error number, in the form that Go prints them and clients look for.
@@ -82,7 +95,7 @@ fn signal_text(signal: i32) -> String {
 }
 
 /// The error that a message of failure means.
-pub(crate) fn failure(script: &Script, record: Record) -> Error {
+pub(crate) fn failure(script: &Script, record: Record, text: &[u8]) -> Error {
     match record.kind {
         Kind::Program => {
             let name = script.program.as_str();
@@ -108,8 +121,15 @@ pub(crate) fn failure(script: &Script, record: Record) -> Error {
                 libc::ETIMEDOUT => "did not end in time".to_owned(),
                 errno => errno_text(errno),
             };
-            Error::Hook { kind, index, problem }
+            Error::Hook { kind, index, problem: problem + &crate::hooks::shown(text) }
         }
+        Kind::NoProcess => Error::invalid("process", "is required to start the container"),
+        Kind::Failed if record.errno == libc::EPERM && deadline_on_few(script, record.step) => Error::Child {
+            stage: "unable to start container process: process.scheduler: process scheduler can't be used together \
+                    with AllowedCPUs"
+                .to_owned(),
+            source: io::Error::other(errno_text(record.errno)),
+        },
         Kind::Failed | Kind::Warning | Kind::Forked | Kind::HooksDue | Kind::Console | Kind::Listener | Kind::Ready => {
             Error::Child {
                 stage: format!(

@@ -2,6 +2,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use model::record::ProcessIdentity;
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 use sys::clone::flags;
 
 use crate::child::{Script, Step};
@@ -82,6 +83,8 @@ pub struct Execing {
     host: HostFeatures,
     /// Groups of its own, if it does not go into the container's.
     below: Option<cgroups::Cgroup>,
+    /// To be raised from outside.
+    limits: Vec<(Resource, Rlimit)>,
     born_in_cgroup: bool,
     /// The container's state document, for the agent of the filter; empty without one.
     state: Vec<u8>,
@@ -114,7 +117,11 @@ impl Execing {
         let mut plan = ProcessPlan::new("process", process, host, remains.spaces & flags::NEWUSER != 0)?;
         plan.filter = remains.filter.clone();
         plan.capabilities = plan.capabilities.or(remains.capabilities);
-        plan.no_new_privileges |= remains.no_new_privileges;
+        plan.no_new_privileges = plan.no_new_privileges.or(Some(remains.no_new_privileges));
+        plan.umask = plan.umask.or(remains.umask);
+        plan.oom_score = plan.oom_score.or(remains.oom_score);
+        plan.tuning.inherit(&remains.tuning);
+        plan.labels.inherit(&remains.labels);
         plan.preserve_fds = options.preserve_fds;
         plan.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", remains.id));
         if plan.limits.is_empty() {
@@ -132,16 +139,20 @@ impl Execing {
         let script = Self::script(container, &plan, console.map(Step::Console), program)?;
         let below = open_below(container, &options.cgroups)?;
         let group = below.as_ref().unwrap_or(&container.cgroup);
-        let join = if sys::features().clone_into_cgroup { group.join_fd() } else { None };
+        // The first affinity is meant for the time before the process is in the cgroup.
+        let born_inside = sys::features().clone_into_cgroup && plan.tuning.initial_affinity.is_none();
+        let join = if born_inside { group.join_fd() } else { None };
         let duplicate = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3)
             .map_err(|errno| Error::host("copying a pidfd", errno))?;
         let mut process = Cloned::start(script, 0, join)?;
         process.warnings = plan.warnings;
+        let limits = if remains.spaces & flags::NEWUSER != 0 { plan.limits } else { Vec::new() };
         Ok(Self {
             process,
             init: duplicate,
             cgroup: container.cgroup.path().clone(),
             host: host.clone(),
+            limits,
             born_in_cgroup: join.is_some(),
             below,
             state,
@@ -157,10 +168,12 @@ impl Execing {
     ) -> Result<Script, Error> {
         let kinds = container.remains.spaces;
         // Before the container's mounts are entered: procfs is still the host's.
-        let mut intermediate = Vec::new();
+        let mut intermediate = Vec::from_iter(plan.tuning.first_affinity());
         if let Some(score) = plan.oom_score {
             intermediate.push(Step::OomScore(score.to_string().into_bytes()));
         }
+        // A label for the next exec goes over to a forked process (the modules copy it with the rest of a task).
+        intermediate.extend(plan.labels.steps(plan.keyring.is_some())?);
         intermediate.push(Step::Hide);
         if sys::features().pidfd {
             let pidfd = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3)
@@ -170,18 +183,22 @@ impl Execing {
             intermediate.push(Step::JoinDeferred(open_each(container, kinds)?));
         }
         let mut steps = vec![Step::Await(crate::child::Awaited::Admission)];
+        steps.extend(plan.tuning.last_affinity());
         if kinds & flags::NEWUSER != 0 {
             steps.push(Step::BecomeRoot);
         }
         steps.push(Step::NewSession);
         steps.push(Step::OwnRoot);
         steps.extend(console);
+        steps.extend(plan.tuning.steps());
+        steps.extend(assemble::limits(plan, &container.host));
         steps.push(Step::Process(Box::new(program)));
         Ok(Script { program: plan.program_name(), intermediate, fork: Some(flags::PARENT), steps, null: None })
     }
 
     /// Puts the new process into the container's cgroup and lets it go on.
     fn admit(&self) -> Result<(), Error> {
+        crate::limits::raise(self.process.pid, &self.limits);
         if self.born_in_cgroup {
             return self.process.tell();
         }

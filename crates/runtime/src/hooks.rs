@@ -118,8 +118,9 @@ impl HookRunner {
                 }
                 None if running.timer.as_ref().is_some_and(expired) => {
                     kill(&running);
+                    let said = said(&mut running.errors);
                     let (kind, index) = (running.kind, self.index);
-                    return Err(Error::Hook { kind, index, problem: "did not end in time".to_owned() });
+                    return Err(Error::Hook { kind, index, problem: "did not end in time".to_owned() + &said });
                 }
                 None => {
                     self.current = Some(running);
@@ -144,7 +145,8 @@ impl HookRunner {
         }
         let child = command
             .fd(0, input.into())
-            .borrow_fd(2, errors.as_fd())
+            .borrow_fd(1, errors.as_fd())
+            .and_then(|command| command.borrow_fd(2, errors.as_fd()))
             .and_then(Command::spawn)
             .map_err(|errno| problem(errno.into()))?;
         let watch = |fd: BorrowedFd<'_>| {
@@ -192,7 +194,12 @@ fn said(errors: &mut std::fs::File) -> String {
     if errors.seek(SeekFrom::Start(length.saturating_sub(SHOWN_BYTES))).is_ok() {
         let _ = errors.take(SHOWN_BYTES).read_to_end(&mut text);
     }
-    let text = String::from_utf8_lossy(&text);
+    shown(&text)
+}
+
+/// What a hook said, as the end of an error.
+pub(crate) fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
     if text.trim().is_empty() { String::new() } else { format!(", stderr: {}", text.trim()) }
 }
 

@@ -21,9 +21,15 @@ pub struct HostFeatures {
     pub(crate) own_program: (u64, u64),
 }
 
+const SYS_RESOURCE: u32 = 24;
 const MKNOD: u32 = 27;
 
 impl HostFeatures {
+    /// Whether this process may raise resource limits.
+    pub(crate) fn raises_limits(&self) -> bool {
+        self.capabilities & (1 << SYS_RESOURCE) != 0
+    }
+
     /// Probes the host. Cheap; call it once.
     pub fn detect() -> Result<Self, Error> {
         let cgroups = cgroups::Host::detect()

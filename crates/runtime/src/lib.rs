@@ -36,6 +36,8 @@ pub mod fuzzing;
 mod hooks;
 mod host;
 mod io;
+mod limits;
+mod lsm;
 mod operations;
 mod plan;
 mod seccomp;

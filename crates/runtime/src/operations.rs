@@ -5,19 +5,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use crate::child::{RECORD_BYTES, Record, Script};
+use crate::child::{MESSAGE_BYTES, RECORD_BYTES, Record, Script};
 use crate::container::{StartGate, ended};
 use crate::hooks::HookRunner;
 use crate::{Container, Error, Operation, describe};
 
 /// Hears how an exec goes: the end of the file means that the program runs. The descriptor must not block.
 pub(crate) fn hear_exec(report: BorrowedFd<'_>, script: &Script) -> Result<bool, Error> {
-    let mut bytes = [0; RECORD_BYTES];
+    let mut bytes = [0; MESSAGE_BYTES];
     loop {
         return match rustix::io::read(report, &mut bytes) {
             Ok(0) | Err(Errno::CONNRESET) => Ok(true),
             Ok(length) => match bytes.get(..length).and_then(Record::from_bytes) {
-                Some(record) => Err(describe::failure(script, record)),
+                Some(record) => {
+                    Err(describe::failure(script, record, bytes.get(RECORD_BYTES..length).unwrap_or_default()))
+                }
                 None => Err(Error::Wait { source: Errno::PROTO.into() }),
             },
             Err(Errno::AGAIN) => Ok(false),
@@ -29,9 +31,11 @@ pub(crate) fn hear_exec(report: BorrowedFd<'_>, script: &Script) -> Result<bool,
 
 /// A start under way; finished when the program runs and the poststart hooks have ended.
 ///
-/// An error after the program has started (of a poststart hook) leaves it running; the caller decides.
+/// A poststart hook that fails ends the container, as it does with runc.
 #[derive(Debug)]
 pub struct Starting {
+    /// Of the container; only with hooks.
+    init: Option<OwnedFd>,
     report: Option<OwnedFd>,
     script: Script,
     hooks: Option<HookRunner>,
@@ -41,8 +45,13 @@ pub struct Starting {
 impl Starting {
     pub(crate) fn new(gate: StartGate, container: &Container) -> Result<Self, Error> {
         let remains = &container.remains;
-        let mut starting =
-            Self { report: Some(gate.report), script: Script::only_program(gate.program), hooks: None, events: None };
+        let mut starting = Self {
+            init: None,
+            report: Some(gate.report),
+            script: Script::only_program(gate.program),
+            hooks: None,
+            events: None,
+        };
         let Some(report) = &starting.report else { return Ok(starting) };
         if !remains.poststart.is_empty() {
             let failed = |errno| Error::host("making an event descriptor", errno);
@@ -52,7 +61,8 @@ impl Starting {
             epoll::add(&events, report, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
             epoll::add(&events, hooks.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN)
                 .map_err(failed)?;
-            (starting.hooks, starting.events) = (Some(hooks), Some(events));
+            let init = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3).map_err(failed)?;
+            (starting.init, starting.hooks, starting.events) = (Some(init), Some(hooks), Some(events));
         }
         match rustix::io::write(gate.start.as_ref().unwrap_or(report), &[1]) {
             Ok(_) => Ok(starting),
@@ -81,11 +91,17 @@ impl Operation for Starting {
             }
             self.report = None;
         }
-        let done = match &mut self.hooks {
-            Some(hooks) => hooks.advance()?,
-            None => true,
-        };
-        Ok(done.then_some(()))
+        let Some(hooks) = &mut self.hooks else { return Ok(Some(())) };
+        match hooks.advance() {
+            Ok(done) => Ok(done.then_some(())),
+            Err(error) => {
+                if let Some(init) = &self.init {
+                    // It may have ended by itself.
+                    let _ = sys::process::pidfd_send_signal(init, libc::SIGKILL);
+                }
+                Err(error)
+            }
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod loopdev;
 pub mod memory;
 pub mod mount;
 pub mod process;
+pub mod sched;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;

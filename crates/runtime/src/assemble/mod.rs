@@ -71,10 +71,13 @@ pub(crate) fn assemble(
     };
     steps.extend(inside(HookKind::CreateContainer, &plan.hooks.create_container)?.into_iter().map(Step::Hook));
     steps.extend(late_read_only);
+    crate::lsm::check_mount_label(plan.mount_label.as_deref())?;
     close_root(plan, &mut admission, steps)?;
     let mut process = process(&plan.process, host, stdio)?;
     process.start_hooks = inside(HookKind::StartContainer, &plan.hooks.start_container)?;
     process.gate = gate.map(|gate| (gate.start, gate.report));
+    steps.extend(plan.process.tuning.steps());
+    steps.extend(limits(&plan.process, host));
     steps.push(Step::Process(Box::new(process)));
     if !plan.masked_paths.is_empty() && detached_mounts() {
         script.null = Some(null_device()?);
@@ -129,28 +132,16 @@ fn close_root(plan: &Plan, admission: &mut Admission, steps: &mut Vec<Step>) -> 
     steps.extend(plan.read_only_paths.iter().map(|path| Step::ReadOnly { path: path.clone() }));
     steps.extend(plan.masked_paths.iter().map(|path| Step::Mask { path: path.clone() }));
     admission.wait(steps);
+    steps.push(crate::plan::all_processors());
+    // As late as there is a procfs of the host, and before the files of this process are taken from it.
+    steps.extend(plan.process.labels.steps(plan.process.keyring.is_some())?);
     steps.push(Step::Hide);
-    let by_move = if plan.no_pivot { Some(revealing_mounts()?) } else { None };
-    steps.push(Step::Pivot { by_move });
+    steps.push(Step::Pivot { by_move: plan.no_pivot });
     if plan.root_propagation & libc::MS_SHARED != 0 {
         // Only now: an earlier change would spread to the host (the root has no parent that is shared any more).
         steps.push(Step::RootPropagation(plan.root_propagation));
     }
     Ok(())
-}
-
-/// Where the host shows procfs and sysfs, the last mount first. A move leaves the old root below the new one, and what
-/// is visible there would let a container with a user namespace mount its own without the masks.
-fn revealing_mounts() -> Result<Vec<CString>, Error> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|source| Error::host("reading the mounts of this process", source))?;
-    let place = |line: &str| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let kind = filesystem.split(' ').next()?;
-        let place = mount.split(' ').nth(4)?;
-        matches!(kind, "proc" | "sysfs").then(|| c_string(place.replace("\\040", " ")))
-    };
-    table.lines().rev().filter_map(place).collect()
 }
 
 /// Whether the child has been told to wait for the parent's part yet.
@@ -180,9 +171,20 @@ fn open_namespaces(plan: &Plan) -> Result<Vec<(OwnedFd, u64, String)>, Error> {
         if kind_found != *kind {
             return Err(Error::invalid("linux.namespaces", format!("{shown} is of another kind")));
         }
+        if *kind == flags::NEWNET && crate::plan::of_network(&plan.sysctls) && is_own_network(&file)? {
+            return Err(Error::invalid("linux.sysctl", "net.* is not allowed in host network namespace"));
+        }
         list.push((file, *kind, shown));
     }
     Ok(list)
+}
+
+/// Whether the namespace is the caller's, whose parameters are the host's.
+fn is_own_network(namespace: &OwnedFd) -> Result<bool, Error> {
+    let failed = |errno| Error::host("comparing network namespaces", errno);
+    let found = rustix::fs::fstat(namespace).map_err(failed)?;
+    let own = rustix::fs::stat(c"/proc/self/ns/net").map_err(failed)?;
+    Ok((found.st_dev, found.st_ino) == (own.st_dev, own.st_ino))
 }
 
 fn root(plan: &Plan, rootfs: Rootfs, steps: &mut Vec<Step>) -> Result<(), Error> {
@@ -236,6 +238,12 @@ fn stdio(io: ProcessIo, spec_size: Option<ConsoleSize>, device: bool) -> Result<
     }
 }
 
+/// The limits: not being able to raise one is an error only where the host has the right to.
+pub(crate) fn limits(plan: &ProcessPlan, host: &HostFeatures) -> Option<Step> {
+    let vital = host.raises_limits();
+    (!plan.limits.is_empty()).then(|| Step::Limits { limits: plan.limits.clone(), vital })
+}
+
 /// What the program runs as, without hooks and gate.
 pub(crate) fn process(plan: &ProcessPlan, host: &HostFeatures, stdio: Stdio) -> Result<Process, Error> {
     crate::seccomp::check_host(plan.filter.as_ref())?;
@@ -253,10 +261,9 @@ pub(crate) fn process(plan: &ProcessPlan, host: &HostFeatures, stdio: Stdio) -> 
         uid: plan.uid,
         gid: plan.gid,
         groups: plan.groups.iter().copied().map(Gid::from_raw).collect(),
-        umask: plan.umask,
-        limits: plan.limits.clone(),
+        umask: plan.umask.unwrap_or(0o022),
         capabilities,
-        no_new_privileges: plan.no_new_privileges,
+        no_new_privileges: plan.no_new_privileges.unwrap_or(false),
         filter: plan.filter.clone(),
         keyring: plan.keyring.as_ref().map(|name| c_string(name.as_str())).transpose()?,
         preserve_fds: plan.preserve_fds,

@@ -12,6 +12,7 @@ mod home;
 mod hooks;
 mod mounts;
 mod path;
+mod proc;
 mod program;
 mod spaces;
 mod step;
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
+use rustix::process::{Resource, Rlimit};
 pub(crate) use step::{
     Awaited, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, Legacy, Link, MountStep, Process,
     RootTree, Script, Stdio, Step, StringArray, What,
@@ -63,16 +65,21 @@ pub(crate) enum Kind {
     Ready = 7,
     /// The exec failed.
     Exec = 8,
-    /// A hook in the container failed; `value` is its exit status, or the negative number of a signal.
+    /// A hook in the container failed; `value` is its exit status or, negative, the signal that ended it. The end of
+    /// what it said follows the record.
     Hook = 9,
     /// The filter is on and has a listener, which comes with this packet or has the number `value`; the child waits.
     Listener = 10,
+    /// The container was started and has no process to run.
+    NoProcess = 11,
 }
 
 /// Hierarchies of cgroup version 1 that a process can be sent into at once; the kernel has fewer controllers.
 pub(crate) const ENTRANCES_MAX: usize = 32;
 
 pub(crate) const RECORD_BYTES: usize = 16;
+/// A record with the longest text that may follow it; a pipe takes as much in one piece.
+pub(crate) const MESSAGE_BYTES: usize = RECORD_BYTES + 1024;
 
 impl Record {
     pub(crate) fn to_bytes(self) -> [u8; RECORD_BYTES] {
@@ -84,8 +91,9 @@ impl Record {
         bytes
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; RECORD_BYTES] = bytes.try_into().ok()?;
+    /// Of the first bytes of a message.
+    pub(crate) fn from_bytes(message: &[u8]) -> Option<Self> {
+        let bytes = message.first_chunk::<RECORD_BYTES>()?;
         let mut words = [0_u32; 4];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
             *word = u32::from_ne_bytes(chunk.try_into().ok()?);
@@ -101,6 +109,7 @@ impl Record {
             8 => Kind::Exec,
             9 => Kind::Hook,
             10 => Kind::Listener,
+            11 => Kind::NoProcess,
             _ => return None,
         };
         Some(Self { kind, step: words[1], errno: words[2].cast_signed(), value: words[3].cast_signed() })
@@ -194,15 +203,20 @@ impl Child<'_> {
             Step::Links { parent, links } => devices::make_links(self.root()?, parent, links),
             Step::Console(console) => self.open_console(console),
             Step::Hook(hook) => self.run_hook(hook),
-            Step::Sysctl { path, value } => spaces::write_proc(path, value),
-            Step::OomScore(score) => {
-                if let Err(errno) = spaces::write_proc(c"/proc/self/oom_score_adj", score) {
+            Step::Sysctl { path, value } => proc::write(path, value),
+            Step::Label { path, otherwise, value, .. } => match (proc::write(path, value), otherwise) {
+                (Err(Errno::NOENT), Some(otherwise)) => proc::write(otherwise, value),
+                (result, _) => result,
+            },
+            Step::OomScore(score) => match proc::write(c"self/oom_score_adj", score) {
+                Err(errno @ (Errno::PERM | Errno::ACCESS)) => {
                     self.warn(errno);
+                    Ok(())
                 }
-                Ok(())
-            }
+                result => result,
+            },
             Step::WorkingDirectory { path } => path::directory(self.root()?, path).map(drop),
-            Step::Pivot { by_move } => mounts::change_root(self.root()?, by_move.as_deref()),
+            Step::Pivot { by_move } => mounts::change_root(self.root()?, *by_move),
             Step::RootReadOnly => mounts::root_read_only(self.root()?),
             Step::RootPropagation(flags) => mounts::propagate(*flags),
             Step::Mask { path } => self.mask_path(path),
@@ -212,8 +226,31 @@ impl Child<'_> {
                 self.root = Some(rustix::fs::open(c"/", flags, rustix::fs::Mode::empty())?);
                 Ok(())
             }
+            Step::Limits { limits, vital } => self.set_limits(limits, *vital),
+            Step::Scheduler { attributes, .. } => sys::sched::set_attributes(attributes),
+            Step::IoPriority(value) => sys::sched::set_io_priority(*value),
+            Step::Affinity { mask, vital } => match sys::sched::set_affinity(mask) {
+                Err(errno) if !*vital => {
+                    self.warn(errno);
+                    Ok(())
+                }
+                result => result,
+            },
+            Step::Personality(domain) => sys::sched::set_personality(*domain),
+            Step::MemoryPolicy { mode, nodes } => sys::sched::set_memory_policy(*mode, nodes),
             Step::Process(process) => self.become_program(process),
         }
+    }
+
+    /// Raising needs CAP_SYS_RESOURCE, which the host may lack.
+    fn set_limits(&self, limits: &[(Resource, Rlimit)], vital: bool) -> Result<(), Errno> {
+        for (resource, limit) in limits {
+            match rustix::process::setrlimit(*resource, *limit) {
+                Err(errno @ Errno::PERM) if !vital => self.warn(errno),
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, Errno> {

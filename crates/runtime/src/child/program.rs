@@ -23,13 +23,6 @@ impl Child<'_> {
         {
             self.warn(errno);
         }
-        for (resource, limit) in &process.limits {
-            match rustix::process::setrlimit(*resource, *limit) {
-                // Raising needs CAP_SYS_RESOURCE, which the host may lack.
-                Err(errno @ Errno::PERM) => self.warn(errno),
-                result => result?,
-            }
-        }
         rustix::process::umask(Mode::from_raw_mode(process.umask));
         let entered = self.enter_directory(process)?;
         let mut home = Text::new();
@@ -53,7 +46,6 @@ impl Child<'_> {
         close_later(process);
         if let Some((start, report)) = &process.gate {
             close_now(process, [self.sync.as_raw_fd(), start.as_raw_fd(), report.as_raw_fd()]);
-            end_on_signals()?;
         }
         let program = if process.no_new_privileges {
             creds::set_capabilities(process)?;
@@ -84,14 +76,18 @@ impl Child<'_> {
         if !process.at_once {
             wait_for_byte(start)?;
         }
+        if process.candidates.is_empty() && !process.searched {
+            send(report, Record { kind: Kind::NoProcess, step: self.step, errno: 0, value: 0 });
+            sys::clone::exit_now(1);
+        }
         if late {
             // Before the hooks, which have the filter of the container too.
             self.install_or_report(process, report);
         }
         for hook in &process.start_hooks {
-            if let Err((errno, status)) = self.run_hook_process(hook) {
-                let index = i32::try_from(hook.index).unwrap_or(i32::MAX);
-                send(report, Record { kind: Kind::Hook, step: index.unsigned_abs(), errno, value: status });
+            if let Err(failure) = self.run_hook_process(hook, Some(&process.environment)) {
+                let index = u32::try_from(hook.index).unwrap_or(u32::MAX);
+                failure.report(report, index);
                 sys::clone::exit_now(1);
             }
         }
@@ -152,6 +148,10 @@ impl Child<'_> {
     /// Where the program is. Reports and ends if it is nowhere.
     fn find_program<'process>(&self, process: &'process Process) -> &'process CStr {
         let mut problem = (Errno::NOENT, false);
+        if process.candidates.is_empty() && !process.searched {
+            // There is no process to run, which is told when it is started.
+            return c"";
+        }
         for candidate in &process.candidates {
             match executable(candidate, process.own_program) {
                 Ok(()) => return candidate,
@@ -251,27 +251,6 @@ fn close_later(process: &Process) {
             libc::fcntl(number.cast_signed(), libc::F_SETFD, libc::FD_CLOEXEC)
         };
     }
-}
-
-/// The first process of a pid namespace does not die of a signal that it does not handle, and a container that waits
-/// must be one that can be stopped. The exec takes the handlers away.
-fn end_on_signals() -> Result<(), Errno> {
-    extern "C" fn end(signal: libc::c_int) {
-        sys::clone::exit_now(128 + signal)
-    }
-    // SAFETY: all zero is a valid action, which is filled in next.
-    #[expect(unsafe_code, reason = "sigaction is a C structure")]
-    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
-    action.sa_sigaction = end as *const () as usize;
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
-        // SAFETY: the handler makes one system call, which ends the process.
-        #[expect(unsafe_code, reason = "the one place where a handler is installed")]
-        let result = unsafe { libc::sigaction(signal, &raw const action, core::ptr::null_mut()) };
-        if result < 0 {
-            return Err(last_errno());
-        }
-    }
-    Ok(())
 }
 
 /// A container that waits for another process to start it holds nothing meanwhile but its streams, what is preserved and

@@ -1,6 +1,5 @@
 //! Namespaces and what is set in them.
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
@@ -59,18 +58,11 @@ pub(super) fn unshare(kinds: u64) -> Result<(), Errno> {
 pub(super) fn time_offsets(text: &[u8]) -> Result<(), Errno> {
     unshare(sys::clone::flags::NEWTIME)?;
     if !text.is_empty() {
-        write_proc(c"/proc/self/timens_offsets", text)?;
+        super::proc::write(c"self/timens_offsets", text)?;
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let namespace = rustix::fs::open(c"/proc/self/ns/time_for_children", flags, Mode::empty())?;
     join(namespace.as_fd(), sys::clone::flags::NEWTIME)
-}
-
-/// Writes to a file of the host's procfs, which no container can have tampered with: before the root is changed.
-pub(super) fn write_proc(path: &CStr, value: &[u8]) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::open(path, flags, Mode::empty())?;
-    rustix::io::write(&file, value).map(drop)
 }
 
 pub(super) fn set_hostname(name: &[u8]) -> Result<(), Errno> {

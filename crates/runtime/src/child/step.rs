@@ -92,14 +92,22 @@ pub(crate) enum Step {
         path: CString,
         value: Vec<u8>,
     },
+    /// What a security module is told about the next exec.
+    Label {
+        field: &'static str,
+        /// Below `/proc`.
+        path: CString,
+        /// For kernels that do not have the first.
+        otherwise: Option<CString>,
+        value: Vec<u8>,
+    },
     /// Not vital: lowering needs CAP_SYS_RESOURCE.
     OomScore(Vec<u8>),
     WorkingDirectory {
         path: CString,
     },
     Pivot {
-        /// `Some`: by moving it; with the places in the old one that must not stay visible.
-        by_move: Option<Vec<CString>>,
+        by_move: bool,
     },
     RootReadOnly,
     RootPropagation(u64),
@@ -111,6 +119,27 @@ pub(crate) enum Step {
     },
     /// In an exec: the root that the container has.
     OwnRoot,
+    Limits {
+        limits: Vec<(Resource, Rlimit)>,
+        /// Whether it is an error that one cannot be raised.
+        vital: bool,
+    },
+    Scheduler {
+        attributes: sys::sched::Attributes,
+        /// Only to explain an error.
+        limited_processors: bool,
+    },
+    IoPriority(u32),
+    /// One bit per processor.
+    Affinity {
+        mask: Vec<u64>,
+        vital: bool,
+    },
+    Personality(u32),
+    MemoryPolicy {
+        mode: u32,
+        nodes: Vec<u64>,
+    },
     Process(Box<Process>),
 }
 
@@ -246,7 +275,6 @@ pub(crate) struct Process {
     pub(crate) gid: u32,
     pub(crate) groups: Vec<Gid>,
     pub(crate) umask: u32,
-    pub(crate) limits: Vec<(Resource, Rlimit)>,
     pub(crate) capabilities: Capabilities,
     pub(crate) no_new_privileges: bool,
     pub(crate) filter: Option<Filter>,
@@ -278,7 +306,7 @@ pub(crate) struct Capabilities {
 #[derive(Debug, Default)]
 pub(crate) struct StringArray {
     /// Owns what the pointers point at.
-    _strings: Vec<CString>,
+    strings: Vec<CString>,
     /// Atomic, because the child may put in one more and the parent's copy may move between threads.
     pointers: Vec<AtomicPtr<c_char>>,
 }
@@ -288,7 +316,11 @@ impl StringArray {
         // The bytes of a CString stay where they are when it moves. There is room for one more, and the end.
         let spare = [std::ptr::null_mut(), std::ptr::null_mut()];
         let pointers = strings.iter().map(|text| text.as_ptr().cast_mut()).chain(spare).map(AtomicPtr::new).collect();
-        Self { _strings: strings, pointers }
+        Self { strings, pointers }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.strings.is_empty()
     }
 
     /// Null-terminated; valid as long as `self`.

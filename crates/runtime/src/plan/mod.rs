@@ -4,6 +4,8 @@ mod mounts;
 mod process;
 mod resources;
 mod spaces;
+mod sysctl;
+mod tuning;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -17,6 +19,8 @@ use crate::{Error, HostFeatures};
 pub(crate) use mounts::{DevicePlan, MountKind, MountPlan, fold_path, is_namespaced};
 pub(crate) use process::ProcessPlan;
 pub(crate) use spaces::Spaces;
+pub(crate) use sysctl::of_network;
+pub(crate) use tuning::{Tuning, all_processors};
 
 /// What a plan needs besides the specification.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +70,10 @@ pub struct Plan {
     pub(crate) devices: Vec<DevicePlan>,
     pub(crate) masked_paths: Vec<CString>,
     pub(crate) read_only_paths: Vec<CString>,
+    /// Paths below `/proc`.
     pub(crate) sysctls: Vec<(CString, Vec<u8>)>,
+    /// For the mounts of file systems that files get their label from.
+    pub(crate) mount_label: Option<String>,
     pub(crate) hooks: Hooks,
     pub(crate) process: ProcessPlan,
     pub(crate) cgroup: cgroups::CgroupPath,
@@ -97,14 +104,17 @@ impl Plan {
                 return Err(Error::invalid(field, "unable to set it without a private UTS namespace"));
             }
         }
-        let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is required"))?;
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is required"))?;
         let in_user_space = spaces.has(flags::NEWUSER);
-        let mut process = ProcessPlan::new("process", process, host, in_user_space)?;
+        let mut process = match spec.process() {
+            Some(process) => ProcessPlan::new("process", process, host, in_user_space)?,
+            None => ProcessPlan::absent(),
+        };
         process.filter =
             linux.and_then(|linux| linux.seccomp().as_ref()).map(crate::seccomp::compile).transpose()?.flatten();
         process.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", options.id));
         process.preserve_fds = options.preserve_fds;
+        process.tuning.add_container(linux)?;
         let mounts = mounts::plan(spec, &options.bundle)?;
         let fill_dev = !mounts.iter().any(|mount| mount.target.as_bytes() == b"dev" && mount.is_bind());
         let relative = |list: &Option<Vec<String>>| {
@@ -125,11 +135,12 @@ impl Plan {
             devices: mounts::devices(linux)?,
             masked_paths: linux.map(|l| relative(l.masked_paths())).transpose()?.unwrap_or_default(),
             read_only_paths: linux.map(|l| relative(l.readonly_paths())).transpose()?.unwrap_or_default(),
-            sysctls: spaces::sysctls(linux, &spaces)?,
+            sysctls: sysctl::sysctls(linux, &spaces)?,
             hooks: Hooks::new(spec),
             cgroup: resources::cgroup_path(linux, options)?,
             resources: linux.and_then(|linux| linux.resources().clone()).unwrap_or_default(),
             device_rules: resources::device_rules(linux)?,
+            mount_label: linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty()),
             mounts,
             spaces,
             process,
@@ -189,10 +200,7 @@ fn refuse_unsupported(spec: &oci::Spec) -> Result<(), Error> {
     let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
     refuse(devices, "linux.netDevices", "moving network devices is not supported")?;
     refuse(linux.intel_rdt().is_some(), "linux.intelRdt", "resource control is not supported")?;
-    refuse(linux.memory_policy().is_some(), "linux.memoryPolicy", "memory policies are not supported")?;
-    refuse(linux.personality().is_some(), "linux.personality", "execution domains are not supported")?;
-    let label = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
-    refuse(label, "linux.mountLabel", "SELinux is not supported")
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use oci::Process;
 use oci::runtime::{Capabilities as Names, PosixRlimitType};
 use rustix::process::{Resource, Rlimit};
 
+use super::tuning::Tuning;
 use crate::child::Capabilities;
+use crate::lsm::Labels;
 use crate::seccomp::Filter;
 use crate::{ConsoleSize, Error, HostFeatures};
 
@@ -21,15 +23,19 @@ pub(crate) struct ProcessPlan {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
-    pub(crate) umask: u32,
+    /// `None`: the document says nothing.
+    pub(crate) umask: Option<u32>,
     pub(crate) limits: Vec<(Resource, Rlimit)>,
     pub(crate) oom_score: Option<i32>,
     /// `None`: the document says nothing.
     pub(crate) capabilities: Option<Capabilities>,
-    pub(crate) no_new_privileges: bool,
+    /// `None`: the document says nothing.
+    pub(crate) no_new_privileges: Option<bool>,
     pub(crate) filter: Option<Filter>,
     pub(crate) keyring: Option<String>,
     pub(crate) preserve_fds: u32,
+    pub(crate) tuning: Tuning,
+    pub(crate) labels: Labels,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -39,7 +45,6 @@ fn c_string(field: &str, text: &str) -> Result<CString, Error> {
 
 impl ProcessPlan {
     pub(crate) fn new(field: &str, process: &Process, host: &HostFeatures, in_user_space: bool) -> Result<Self, Error> {
-        refuse_unsupported(field, process)?;
         let strings = |name: &str, list: &Option<Vec<String>>| {
             list.iter().flatten().map(|text| c_string(&format!("{field}.{name}"), text)).collect::<Result<Vec<_>, _>>()
         };
@@ -60,16 +65,43 @@ impl ProcessPlan {
             uid: user.uid(),
             gid: user.gid(),
             groups: user.additional_gids().clone().unwrap_or_default(),
-            umask: user.umask().unwrap_or(0o022) & 0o777,
+            umask: user.umask().map(|mask| mask & 0o777),
             limits: process.rlimits().iter().flatten().map(limit).collect(),
             oom_score: process.oom_score_adj(),
             capabilities,
-            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            no_new_privileges: process.no_new_privileges(),
             filter: None,
             keyring: None,
             preserve_fds: 0,
+            tuning: Tuning::of_process(field, process)?,
+            labels: Labels::of_process(field, process)?,
             warnings,
         })
+    }
+
+    /// Of a container that has no process to run: it can be made, and not be started.
+    pub(crate) fn absent() -> Self {
+        Self {
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            working_directory: CString::default(),
+            terminal: false,
+            console_size: None,
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            umask: None,
+            limits: Vec::new(),
+            oom_score: None,
+            capabilities: None,
+            no_new_privileges: None,
+            filter: None,
+            keyring: None,
+            preserve_fds: 0,
+            tuning: Tuning::default(),
+            labels: Labels::default(),
+            warnings: Vec::new(),
+        }
     }
 
     /// The program as the document names it.
@@ -104,19 +136,9 @@ fn unique(environment: Vec<CString>) -> Vec<CString> {
     let mut list: Vec<CString> =
         environment.into_iter().rev().filter(|entry| name(entry).is_none_or(|name| seen.insert(name))).collect();
     list.reverse();
+    // An empty one is as good as none: it is looked up.
+    list.retain(|entry| entry.as_bytes() != b"HOME=");
     list
-}
-
-fn refuse_unsupported(field: &str, process: &Process) -> Result<(), Error> {
-    let refuse = |wanted: bool, name: &str, reason: &str| {
-        if wanted { Err(Error::unsupported(format!("{field}.{name}"), reason)) } else { Ok(()) }
-    };
-    let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty() && text != "unconfined");
-    refuse(set(process.apparmor_profile()), "apparmorProfile", "AppArmor is not supported")?;
-    refuse(set(process.selinux_label()), "selinuxLabel", "SELinux is not supported")?;
-    refuse(process.io_priority().is_some(), "ioPriority", "I/O priorities are not supported")?;
-    refuse(process.scheduler().is_some(), "scheduler", "scheduling policies are not supported")?;
-    refuse(process.exec_cpu_affinity().is_some(), "execCPUAffinity", "CPU affinity is not supported")
 }
 
 fn limit(limit: &oci::runtime::PosixRlimit) -> (Resource, Rlimit) {
@@ -169,8 +191,13 @@ fn capabilities(
     let (bounding, effective, permitted) = (mask(sets.bounding()), mask(sets.effective()), mask(sets.permitted()));
     let (inheritable, ambient) = (mask(sets.inheritable()), mask(sets.ambient()));
     if !missing.is_empty() {
-        let names = missing.into_iter().collect::<Vec<_>>().join(", ");
-        warnings.push(format!("capabilities that this host does not have are ignored: {names}"));
+        let names = missing.into_iter().collect::<Vec<_>>().join(" ");
+        warnings.push(format!("ignoring unknown or unavailable capabilities: [{names}]"));
+    }
+    for (number, name) in sys::caps::NAMES.iter().enumerate() {
+        if ambient & !(permitted & inheritable) & (1 << number) != 0 {
+            warnings.push(format!("can't raise ambient capability CAP_{name}: operation not permitted"));
+        }
     }
     // The kernel refuses a set that breaks these rules (capabilities(7)); the specification does not forbid one.
     Capabilities {

@@ -1,8 +1,7 @@
 //! Namespaces, id maps, time offsets and sysctls.
 
-use std::ffi::CString;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
 use sys::clone::flags;
@@ -123,53 +122,4 @@ fn offsets(linux: &Linux, spaces: &Spaces) -> Result<String, Error> {
         return Err(Error::invalid("linux.timeOffsets", "needs a new time namespace"));
     }
     Ok(text)
-}
-
-/// The files below `/proc/sys` to write. Only what belongs to a namespace of the container may be set: anything else
-/// would change the host.
-pub(crate) fn sysctls(linux: Option<&Linux>, spaces: &Spaces) -> Result<Vec<(CString, Vec<u8>)>, Error> {
-    let mut list = Vec::new();
-    for (key, value) in linux.into_iter().flat_map(|linux| linux.sysctl().iter().flatten()) {
-        let path = key.replace('.', "/");
-        let well_formed = !path.is_empty()
-            && path.split('/').all(|name| {
-                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
-            });
-        if !well_formed {
-            return Err(Error::invalid("linux.sysctl", format!("{key:?} is no name of a sysctl")));
-        }
-        let needed = owner(&path)
-            .ok_or_else(|| Error::invalid("linux.sysctl", format!("{key:?} is not in a separate kernel namespace")))?;
-        if !spaces.has(needed) {
-            return Err(Error::invalid(
-                "linux.sysctl",
-                format!("{key:?} is not allowed without the private namespace that it belongs to"),
-            ));
-        }
-        let path = Path::new("/proc/sys").join(path);
-        let path = CString::new(path.into_os_string().into_encoded_bytes())
-            .map_err(|_| Error::invalid("linux.sysctl", "must not contain a NUL byte"))?;
-        list.push((path, value.clone().into_bytes()));
-    }
-    list.sort();
-    Ok(list)
-}
-
-/// The namespace that a sysctl belongs to.
-fn owner(path: &str) -> Option<u64> {
-    const IPC: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
-    if path.starts_with("net/") {
-        return Some(flags::NEWNET);
-    }
-    if path.starts_with("fs/mqueue/") {
-        return Some(flags::NEWIPC);
-    }
-    if path.starts_with("user/") {
-        return Some(flags::NEWUSER);
-    }
-    match path.strip_prefix("kernel/") {
-        Some("domainname" | "hostname") => Some(flags::NEWUTS),
-        Some(name) if IPC.contains(&name) => Some(flags::NEWIPC),
-        _ => None,
-    }
 }

@@ -13,10 +13,10 @@ use runtime::{
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 40] = [
+const APPLETS: [&str; 42] = [
     "sh", "true", "false", "cat", "echo", "id", "ls", "mount", "sleep", "hostname", "readlink", "stat", "touch",
     "mkdir", "kill", "grep", "head", "env", "pwd", "ip", "chmod", "mknod", "dd", "od", "tty", "stty", "umount", "wc",
-    "sort", "ps", "ln", "rm", "cut", "date", "sync", "chown", "dmesg", "test", "tr", "usleep",
+    "sort", "ps", "ln", "rm", "cut", "date", "sync", "chown", "dmesg", "test", "tr", "usleep", "ionice", "uname",
 ];
 
 /// Why nothing can be tested here.
@@ -176,6 +176,19 @@ pub(crate) fn exec(container: &Container, process: &Value) -> Result<Outcome, Er
     let ExecProcess { pidfd, .. } = wait(&mut container.exec(&process, io, &ExecOptions::default())?)?;
     let status = reap(pidfd);
     Ok(Outcome { status, output: read(output) })
+}
+
+/// The document of a shell command for [`exec`].
+pub(crate) fn document(script: &str) -> Value {
+    json!({"user": {"uid": 0, "gid": 0}, "args": ["sh", "-c", script], "env": ["PATH=/bin"], "cwd": "/"})
+}
+
+/// A container whose program runs.
+pub(crate) fn running(bundle: &Bundle) -> Container {
+    let (io, _) = streams();
+    let mut container = bundle.create(io).unwrap_or_else(|error| panic!("{}", model::render(&error)));
+    wait(&mut container.start().unwrap()).unwrap();
+    container
 }
 
 /// Ends a container that still runs and removes it.

@@ -7,7 +7,13 @@ use serde_json::{Value, json};
 use crate::Case;
 use crate::fixture::{Bundle, streams};
 
-pub(crate) const CASES: &[Case] = &[("hooks", order), ("hook failures", failures), ("hook timeouts", timeouts)];
+pub(crate) const CASES: &[Case] = &[
+    ("hooks", order),
+    ("hook failures", failures),
+    ("hook timeouts", timeouts),
+    ("hook environments", environments),
+    ("failed poststart", failed_poststart),
+];
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
@@ -64,7 +70,7 @@ fn failing(kind: &str) -> Bundle {
     let bundle = Bundle::new("true");
     let program = if kind == "startContainer" { "/bin/sh" } else { "/bin/busybox" };
     let arguments = if kind == "startContainer" {
-        json!(["sh", "-c", "exit 3"])
+        json!(["sh", "-c", "echo why >&2; exit 3"])
     } else {
         json!(["busybox", "sh", "-c", "echo why >&2; exit 3"])
     };
@@ -88,9 +94,7 @@ fn failures() {
             }
         };
         assert!(text.contains(&format!("{kind} hook #0: exit status 3")), "{kind}: {text}");
-        if !kind.ends_with("Container") {
-            assert!(text.contains("why"), "{kind}: {text}");
-        }
+        assert!(text.contains("why"), "{kind}: {text}");
     }
     let missing = Bundle::new("true").with(|spec| spec["hooks"] = json!({"prestart": [{"path": "/nope"}]})).error();
     assert!(missing.contains("prestart hook #0") && missing.to_lowercase().contains("no such file"), "{missing}");
@@ -113,4 +117,40 @@ fn timeouts() {
         assert!(error.contains(&format!("{kind} hook #0: did not end in time")), "{error}");
         assert!(begin.elapsed().as_secs() < 20);
     }
+}
+
+/// A startContainer hook without an environment has that of the program (as with runc); others have none.
+fn environments() {
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo $ONE $HOME > /log"]}]);
+    let bundle = Bundle::new("true").with(|spec| {
+        spec["process"]["env"] = json!(["PATH=/bin", "ONE=two", "HOME="]);
+        spec["hooks"] = json!({"startContainer": hook});
+    });
+    assert_eq!(bundle.run().unwrap().status, 0);
+    assert_eq!(std::fs::read_to_string(bundle.rootfs().join("log")).unwrap(), "two /root\n");
+    let bundle = Bundle::new("true");
+    let log = bundle.rootfs().join("log");
+    let script = format!("echo ${{ONE-unset}} > {}", log.display());
+    let hook = json!([{"path": "/bin/busybox", "args": ["busybox", "sh", "-c", script]}]);
+    let bundle = bundle.with(|spec| {
+        spec["process"]["env"] = json!(["PATH=/bin", "ONE=two"]);
+        spec["hooks"] = json!({"createContainer": hook});
+    });
+    assert_eq!(bundle.run().unwrap().status, 0);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "unset\n");
+}
+
+/// It ends the container.
+fn failed_poststart() {
+    let bundle = Bundle::new("sleep 1000").with(|spec| {
+        spec["hooks"] = json!({"poststart": [
+            {"path": "/bin/busybox", "args": ["busybox", "true"]},
+            {"path": "/bin/busybox", "args": ["busybox", "sh", "-c", "kill -9 $$"]}]});
+    });
+    let (io, _) = streams();
+    let mut container = bundle.create(io).unwrap();
+    let error = runtime::wait(&mut container.start().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("error running poststart hook #1: signal 9"), "{error}");
+    assert_eq!(crate::fixture::reap(container.pidfd().try_clone_to_owned().unwrap()), 137);
+    runtime::wait(&mut container.delete(false).unwrap()).unwrap();
 }

@@ -18,6 +18,7 @@ mod resources;
 mod rootfs;
 mod seccomp;
 mod spaces;
+mod tuning;
 
 use std::io::Write as _;
 use std::process::{Command, ExitCode};
@@ -69,9 +70,17 @@ fn main() -> ExitCode {
 fn cases(words: &[String]) -> ExitCode {
     let wanted: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let mut out = std::io::stdout();
-    let cases =
-        [basic::CASES, spaces::CASES, rootfs::CASES, process::CASES, hooks::CASES, resources::CASES, seccomp::CASES]
-            .concat();
+    let cases = [
+        basic::CASES,
+        spaces::CASES,
+        rootfs::CASES,
+        process::CASES,
+        hooks::CASES,
+        resources::CASES,
+        seccomp::CASES,
+        tuning::CASES,
+    ]
+    .concat();
     let mut failed = Vec::new();
     for (name, case) in cases {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {

@@ -7,7 +7,7 @@ use runtime::{ConsoleSize, ExecOptions, Operation as _, ProcessIo, Status, wait}
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::fixture::{Bundle, end, exec, reap, streams};
+use crate::fixture::{Bundle, document, end, exec, reap, running, streams};
 
 pub(crate) const CASES: &[Case] = &[
     ("ids", ids),
@@ -30,6 +30,9 @@ pub(crate) const CASES: &[Case] = &[
     ("own program", own_program),
     ("late failure", late_failure),
     ("abandoned", abandoned),
+    ("no process", no_process),
+    ("environment", environment),
+    ("unknown capabilities", unknown_capabilities),
 ];
 
 fn ids() {
@@ -218,17 +221,6 @@ fn console() {
     wait(&mut container.delete(false).unwrap()).unwrap();
 }
 
-fn document(script: &str) -> Value {
-    json!({"user": {"uid": 0, "gid": 0}, "args": ["sh", "-c", script], "env": ["PATH=/bin"], "cwd": "/"})
-}
-
-fn running(bundle: &Bundle) -> runtime::Container {
-    let (io, _) = streams();
-    let mut container = bundle.create(io).unwrap();
-    wait(&mut container.start().unwrap()).unwrap();
-    container
-}
-
 fn execs() {
     let bundle = Bundle::new("sleep 1000").with(|spec| {
         spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
@@ -414,13 +406,11 @@ fn strict_filter() {
 
 fn refused() {
     type Change = fn(&mut Value);
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 6] = [
         ("apparmorProfile", |spec| spec["process"]["apparmorProfile"] = json!("x")),
         ("selinuxLabel", |spec| spec["process"]["selinuxLabel"] = json!("x")),
-        ("scheduler", |spec| spec["process"]["scheduler"] = json!({"policy": "SCHED_OTHER"})),
         ("linux.mountLabel", |spec| spec["linux"]["mountLabel"] = json!("x")),
         ("linux.intelRdt", |spec| spec["linux"]["intelRdt"] = json!({"closID": "x"})),
-        ("linux.personality", |spec| spec["linux"]["personality"] = json!({"domain": "LINUX"})),
         ("linux.netDevices", |spec| spec["linux"]["netDevices"] = json!({"eth0": {}})),
         ("without a mount namespace", |spec| {
             spec["linux"]["namespaces"] = json!([{"type": "pid"}]);
@@ -488,4 +478,51 @@ fn abandoned() {
 fn children() -> String {
     let pid = std::process::id();
     std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+}
+
+/// A container may be made without a process, but not started (runtime-spec, config, "Process").
+fn no_process() {
+    let bundle = Bundle::new("").with(|spec| {
+        spec.as_object_mut().unwrap().remove("process");
+    });
+    let (io, _) = streams();
+    let mut container = bundle.create(io).unwrap();
+    assert_eq!(container.status(), Status::Created);
+    let error = wait(&mut container.start().unwrap()).unwrap_err();
+    assert!(error.to_string().starts_with("process: is required"), "{error}");
+    reap(container.pidfd().try_clone_to_owned().unwrap());
+    assert_eq!(container.status(), Status::Stopped);
+    wait(&mut container.delete(false).unwrap()).unwrap();
+}
+
+fn environment() {
+    let of = |env: Value| Bundle::new("env").with(|spec| spec["process"]["env"] = env).output();
+    let sorted = |text: String| {
+        let mut lines: Vec<String> =
+            text.lines().filter(|l| !l.starts_with("SHLVL") && !l.starts_with("PWD")).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let output = of(json!(["A=1", "PATH=/bin", "A=2", "HOME=/x", "B=", "HOME=", "C=x=y"]));
+    assert_eq!(sorted(output), ["A=2", "B=", "C=x=y", "HOME=/root", "PATH=/bin"]);
+    for (entry, want) in [("NAME", "missing '='"), ("=x", "name cannot be empty"), ("a=\u{0}", "NUL byte")] {
+        let bundle = Bundle::new("env").with(|spec| spec["process"]["env"] = json!([entry]));
+        let error = oci::parse_spec(bundle.spec.to_string().as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("process.env") && error.contains(want), "{error}");
+    }
+}
+
+fn unknown_capabilities() {
+    let bundle = Bundle::new("grep CapBnd /proc/self/status | cut -f2").with(|spec| {
+        spec["process"]["capabilities"] = json!({
+            "bounding": ["CAP_CHOWN", "CAP_UNKNOWN", "UNKNOWN_CAP"], "inheritable": ["CAP_CHOWN"],
+            "permitted": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN", "CAP_KILL"]});
+    });
+    assert_eq!(bundle.output(), "0000000000000001\n");
+    let warned = |warnings: &[String]| {
+        warnings.iter().any(|line| line == "can't raise ambient capability CAP_KILL: operation not permitted")
+    };
+    let container = running(&bundle);
+    assert!(warned(container.warnings()), "{:?}", container.warnings());
+    end(container);
 }
