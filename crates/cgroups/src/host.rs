@@ -20,7 +20,7 @@ pub enum Host {
     /// One hierarchy per controller, as mounted; a hybrid host counts as this.
     V1 {
         /// Controller (`cpu`, `name=systemd`) and where it is mounted, each controller once. Controllers of one
-        /// hierarchy have the same place.
+        /// hierarchy have the same place. The version 2 hierarchy of a hybrid host comes last, with no name.
         controllers: Vec<(String, PathBuf)>,
     },
     /// The one hierarchy of version 2.
@@ -79,6 +79,8 @@ impl Host {
         }
         // A named hierarchy alone, as systemd has one beside version 2, limits nothing.
         if controllers.iter().any(|(name, _)| !name.starts_with("name=")) || (v2.is_none() && !controllers.is_empty()) {
+            // Of use to those who tell containers apart by their group there, as eBPF programs do.
+            controllers.extend(v2.map(|mount| (String::new(), mount)));
             return Some(Self::V1 { controllers });
         }
         v2.map(|mount| Self::V2 { mount })
@@ -130,6 +132,7 @@ mod tests {
             ("cpuacct", "/sys/fs/cgroup/cpu,cpuacct"),
             ("memory", "/sys/fs/cgroup/memory"),
             ("name=systemd", "/sys/fs/cgroup/systemd"),
+            ("", "/sys/fs/cgroup/unified"),
         ];
         assert_eq!(controllers, expected.map(|(name, place)| (name.to_owned(), at(place))));
     }

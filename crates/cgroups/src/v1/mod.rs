@@ -129,7 +129,9 @@ impl Group {
     }
 
     pub(crate) fn entrances(&self) -> Result<Vec<OwnedFd>> {
-        self.nodes.iter().map(|node| node.dir.open_file("tasks")).collect()
+        // The hierarchy of version 2 on a hybrid host has no file of that name.
+        let file = |node: &Node| if node.controllers.iter().all(String::is_empty) { "cgroup.procs" } else { "tasks" };
+        self.nodes.iter().map(|node| node.dir.open_file(file(node))).collect()
     }
 
     pub(crate) fn stats(&self) -> Result<StatsV1> {

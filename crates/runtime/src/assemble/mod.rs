@@ -136,12 +136,27 @@ fn close_root(plan: &Plan, admission: &mut Admission, steps: &mut Vec<Step>) -> 
     // As late as there is a procfs of the host, and before the files of this process are taken from it.
     steps.extend(plan.process.labels.steps(plan.process.keyring.is_some())?);
     steps.push(Step::Hide);
-    steps.push(Step::Pivot { by_move: plan.no_pivot });
+    let by_move = if plan.no_pivot { Some(revealing_mounts()?) } else { None };
+    steps.push(Step::Pivot { by_move });
     if plan.root_propagation & libc::MS_SHARED != 0 {
         // Only now: an earlier change would spread to the host (the root has no parent that is shared any more).
         steps.push(Step::RootPropagation(plan.root_propagation));
     }
     Ok(())
+}
+
+/// Where the host shows procfs and sysfs, the last mount first. A move leaves the old root below the new one, and what
+/// is visible there would let a container with a user namespace mount its own without the masks.
+fn revealing_mounts() -> Result<Vec<CString>, Error> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|source| Error::host("reading the mounts of this process", source))?;
+    let place = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let kind = filesystem.split(' ').next()?;
+        let place = mount.split(' ').nth(4)?;
+        matches!(kind, "proc" | "sysfs").then(|| c_string(place.replace("\\040", " ")))
+    };
+    table.lines().rev().filter_map(place).collect()
 }
 
 /// Whether the child has been told to wait for the parent's part yet.

@@ -236,7 +236,7 @@ fn cgroup_v1(
     };
     let mut links = Vec::new();
     let mut places: Vec<&Path> = Vec::new();
-    for (controller, place) in controllers {
+    for (controller, place) in controllers.iter().filter(|(controller, _)| !controller.is_empty()) {
         let directory = place.file_name().and_then(|name| name.to_str()).unwrap_or(controller);
         if controller != directory && !controller.starts_with("name=") {
             links.push(Link { name: c_string(controller.as_str())?, target: c_string(directory)? });

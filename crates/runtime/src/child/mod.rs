@@ -216,7 +216,7 @@ impl Child<'_> {
                 result => result,
             },
             Step::WorkingDirectory { path } => path::directory(self.root()?, path).map(drop),
-            Step::Pivot { by_move } => mounts::change_root(self.root()?, *by_move),
+            Step::Pivot { by_move } => mounts::change_root(self.root()?, by_move.as_deref()),
             Step::RootReadOnly => mounts::root_read_only(self.root()?),
             Step::RootPropagation(flags) => mounts::propagate(*flags),
             Step::Mask { path } => self.mask_path(path),

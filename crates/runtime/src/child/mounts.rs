@@ -1,6 +1,6 @@
 //! Mounts below the root, made detached and attached by descriptor.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -191,8 +191,22 @@ pub(super) fn read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> 
 }
 
 /// Makes `root` the root of this process and takes the old one out of reach.
-pub(super) fn change_root(root: BorrowedFd<'_>, by_move: bool) -> Result<(), Errno> {
-    if by_move {
+/// Makes `root` the root. With `by_move`, by moving it over the old one, in which these places are emptied before.
+pub(super) fn change_root(root: BorrowedFd<'_>, by_move: Option<&[CString]>) -> Result<(), Errno> {
+    if let Some(places) = by_move {
+        // What is unmounted here must not be unmounted on the host.
+        mount_raw(None, c"/", None, libc::MS_SLAVE | REC, None)?;
+        for place in places {
+            match rustix::mount::unmount(place, UnmountFlags::DETACH) {
+                // Locked, by a user namespace: an empty directory takes its place.
+                Err(Errno::INVAL | Errno::PERM) => {
+                    mount_raw(Some(c"tmpfs"), place, Some(c"tmpfs"), libc::MS_RDONLY, None)?;
+                }
+                // Below one that is gone already.
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                other => other?,
+            }
+        }
         rustix::process::fchdir(root)?;
         mount_raw(Some(c"."), c"/", None, libc::MS_MOVE, None).or_else(|errno| {
             // A root that was attached over the old one is where it should be already.

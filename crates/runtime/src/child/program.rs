@@ -46,6 +46,7 @@ impl Child<'_> {
         close_later(process);
         if let Some((start, report)) = &process.gate {
             close_now(process, [self.sync.as_raw_fd(), start.as_raw_fd(), report.as_raw_fd()]);
+            end_on_signals()?;
         }
         let program = if process.no_new_privileges {
             creds::set_capabilities(process)?;
@@ -251,6 +252,27 @@ fn close_later(process: &Process) {
             libc::fcntl(number.cast_signed(), libc::F_SETFD, libc::FD_CLOEXEC)
         };
     }
+}
+
+/// The first process of a pid namespace does not die of a signal that it does not handle, and a container that waits
+/// must be one that can be stopped. The exec takes the handlers away.
+fn end_on_signals() -> Result<(), Errno> {
+    extern "C" fn end(signal: libc::c_int) {
+        sys::clone::exit_now(128 + signal)
+    }
+    // SAFETY: all zero is a valid action, which is filled in next.
+    #[expect(unsafe_code, reason = "sigaction is a C structure")]
+    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    action.sa_sigaction = end as *const () as usize;
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: the handler makes one system call, which ends the process.
+        #[expect(unsafe_code, reason = "the one place where a handler is installed")]
+        let result = unsafe { libc::sigaction(signal, &raw const action, core::ptr::null_mut()) };
+        if result < 0 {
+            return Err(last_errno());
+        }
+    }
+    Ok(())
 }
 
 /// A container that waits for another process to start it holds nothing meanwhile but its streams, what is preserved and

@@ -107,7 +107,8 @@ pub(crate) enum Step {
         path: CString,
     },
     Pivot {
-        by_move: bool,
+        /// `Some`: by moving it; with the places in the old one that must not stay visible.
+        by_move: Option<Vec<CString>>,
     },
     RootReadOnly,
     RootPropagation(u64),
