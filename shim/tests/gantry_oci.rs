@@ -255,6 +255,38 @@ fn what_engines_ask_first() {
     assert!(text.contains("exists"), "{text}");
 }
 
+#[test]
+fn readiness_goes_to_the_service_manager() {
+    use std::os::unix::net::UnixDatagram;
+    let Some(fixture) = Fixture::new("test -S $NOTIFY_SOCKET && sleep 1000") else { return };
+    let manager = UnixDatagram::bind(fixture.path("manager")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut child = fixture
+        .command(&["run", "--detach", "--bundle", fixture.bundle(), "--pid-file", &fixture.path("pid"), "c"])
+        .env("NOTIFY_SOCKET", fixture.path("manager"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // What the container sees as /run/notify/notify.sock.
+    let inside = fixture.path("state/c/notify/notify.sock");
+    let container = UnixDatagram::unbound().unwrap();
+    for said in ["STATUS=nearly", "STATUS=now\nREADY=1\n"] {
+        fixture.eventually("the socket", || container.send_to(said.as_bytes(), &inside).is_ok());
+    }
+    let heard = || {
+        let mut buffer = [0; 64];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    assert_eq!(heard(), "READY=1\n");
+    let pid = heard().trim().to_owned();
+    // The pipe that comes with it is closed as nobody takes it, which is the answer.
+    assert_eq!(heard(), "BARRIER=1");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(pid, format!("MAINPID={}", std::fs::read_to_string(fixture.path("pid")).unwrap()));
+    assert_eq!(fixture.status("c"), "running");
+}
+
 /// Containers of ours in the eyes of runc, where the host has it.
 #[test]
 fn runc_shows_our_containers() {

@@ -170,6 +170,10 @@ fn ps(global: &Global, words: Words) -> Result {
     let options: Vec<String> = if rest.is_empty() { vec!["-ef".to_owned()] } else { rest.to_vec() };
     let output =
         std::process::Command::new("ps").args(options).output().map_err(|source| Error::io("running ps", source))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::State(format!("ps: {}: {said}", output.status)));
+    }
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines = text.lines();
     let header = lines.next().unwrap_or_default();

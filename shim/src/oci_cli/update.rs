@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::args::{Flag, Global, Words, option};
 use super::store::Entry;
-use super::{Command, Error, Result};
+use super::{Command, Error, Result, log};
 
 pub(crate) const UPDATE: Command = Command {
     name: "update",
@@ -17,11 +17,12 @@ pub(crate) const UPDATE: Command = Command {
     run: update,
 };
 
-const FLAGS: [Flag; 14] = [
+const FLAGS: [Flag; 19] = [
     option("resources", "r", "file with linux.resources as JSON, - for standard input; then no other option counts"),
     option("blkio-weight", "", "weight of block I/O, 10 to 1000"),
     option("cpu-period", "", "length of a period in microseconds"),
     option("cpu-quota", "", "processor time per period in microseconds"),
+    option("cpu-burst", "", "processor time that may be saved up, in microseconds"),
     option("cpu-share", "", "share of processor time against others"),
     option("cpu-rt-period", "", "length of a realtime period in microseconds"),
     option("cpu-rt-runtime", "", "realtime per period in microseconds"),
@@ -32,13 +33,18 @@ const FLAGS: [Flag; 14] = [
     option("memory-reservation", "", "soft limit of memory in bytes"),
     option("memory-swap", "", "limit of memory and swap in bytes"),
     option("pids-limit", "", "limit of processes"),
+    option("kernel-memory", "", "of no effect: kernels do not limit it any more"),
+    option("kernel-memory-tcp", "", "of no effect: kernels do not limit it any more"),
+    option("l3-cache-schema", "", "not supported: refused"),
+    option("mem-bw-schema", "", "not supported: refused"),
 ];
 
 /// Where each option goes.
-const FIELDS: [(&str, &str, &str); 11] = [
+const FIELDS: [(&str, &str, &str); 12] = [
     ("blkio-weight", "blockIO", "weight"),
     ("cpu-period", "cpu", "period"),
     ("cpu-quota", "cpu", "quota"),
+    ("cpu-burst", "cpu", "burst"),
     ("cpu-share", "cpu", "shares"),
     ("cpu-rt-period", "cpu", "realtimePeriod"),
     ("cpu-rt-runtime", "cpu", "realtimeRuntime"),
@@ -51,6 +57,17 @@ const FIELDS: [(&str, &str, &str); 11] = [
 
 fn update(global: &Global, words: Words) -> Result {
     let entry = Entry::find(global, words.id()?)?;
+    for (flag, what) in [
+        ("l3-cache-schema", "Intel RDT/CAT: l3 cache schema"),
+        ("mem-bw-schema", "Intel RDT/MBA: memory bandwidth schema"),
+    ] {
+        if words.value(flag).is_some() {
+            return Err(Error::State(format!("{what} is not enabled")));
+        }
+    }
+    if words.value("kernel-memory").or(words.value("kernel-memory-tcp")).is_some() {
+        log::warnings(global, &["Kernel memory settings are ignored and will be removed".to_owned()]);
+    }
     let bytes = match words.value("resources") {
         Some("-") => super::store::read_bounded(std::io::stdin().lock())
             .map_err(|source| Error::io("reading standard input", source))?,
