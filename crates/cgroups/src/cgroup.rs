@@ -101,6 +101,14 @@ impl Cgroup {
         Ok(Self { path: path.clone(), version })
     }
 
+    /// Whether the kernel takes no process into the group itself, only into those below it. Never on version 1.
+    pub fn is_inner(&self) -> bool {
+        match &self.version {
+            Version::V1(_) => false,
+            Version::V2(group) => group.is_inner(),
+        }
+    }
+
     /// Whether [`Cgroup::create`] found the group in at least one hierarchy.
     pub fn existed(&self) -> bool {
         match &self.version {

@@ -37,7 +37,13 @@ pub struct SubCgroup {
 /// Opens the groups that an exec joins in place of the container's.
 fn open_below(container: &Container, wanted: &[SubCgroup]) -> Result<Option<cgroups::Cgroup>, Error> {
     if wanted.is_empty() {
-        return Ok(None);
+        // A container that has a manager of its own moves its init into a group below: that is where others can go.
+        let failed = |source| container.cgroup_error("leaving", source);
+        let inner = container.cgroup.is_inner();
+        return inner
+            .then(|| cgroups::Cgroup::of_pid(&container.host.cgroups, container.pid()))
+            .transpose()
+            .map_err(failed);
     }
     let (host, top) = (&container.host.cgroups, container.cgroup.path());
     let failed = |path: &str| {

@@ -55,6 +55,12 @@ impl Group {
         }
     }
 
+    /// Whether groups below have controllers: then no process may be in this one (cgroup-v2.rst, "No Internal Process
+    /// Constraint").
+    pub(crate) fn is_inner(&self) -> bool {
+        matches!(self.dir.read_optional("cgroup.subtree_control"), Ok(Some(list)) if !list.trim().is_empty())
+    }
+
     pub(crate) fn existed(&self) -> bool {
         self.existed
     }

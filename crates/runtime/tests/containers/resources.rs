@@ -6,12 +6,13 @@ use cgroups::Host;
 use serde_json::json;
 
 use crate::Case;
-use crate::fixture::{Bundle, end, streams};
+use crate::fixture::{Bundle, document, end, exec, running, streams};
 
 pub(crate) const CASES: &[Case] = &[
     ("limits", limits),
     ("update", update),
     ("cgroup mounts", cgroup_mounts),
+    ("inner groups", inner_groups),
     ("device rules", device_rules),
     ("too little memory", too_little),
 ];
@@ -101,6 +102,39 @@ fn cgroup_mounts() {
         let write = Bundle::new("touch /sys/fs/cgroup/x 2>/dev/null || echo refused");
         assert_eq!(write.output(), "refused\n");
     }
+}
+
+/// A container that has moved its init into a group below its own, as systemd does, can still be entered.
+fn inner_groups() {
+    const UNIFIED: &str = "/sys/fs/cgroup/unified";
+    let detected = Host::detect().unwrap();
+    let mount = match &detected {
+        Host::V2 { mount } => mount.clone(),
+        Host::V1 { .. } => UNIFIED.into(),
+    };
+    let controllers = std::fs::read_to_string(mount.join("cgroup.subtree_control")).unwrap_or_default();
+    let Some(controller) = controllers.split_whitespace().find(|name| matches!(*name, "hugetlb" | "memory")) else {
+        println!("SKIP inner_groups: no controller for groups below {}", mount.display());
+        return;
+    };
+    let script = "cd /sys/fs/cgroup && mkdir inner && echo 1 > inner/cgroup.procs && sleep 1000";
+    let mut bundle = Bundle::new(script).with(|spec| {
+        for mount in spec["mounts"].as_array_mut().unwrap() {
+            mount["options"].as_array_mut().into_iter().for_each(|options| options.retain(|option| option != "ro"));
+        }
+    });
+    bundle.host.cgroups = Host::V2 { mount: mount.clone() };
+    let container = running(&bundle);
+    let path = mount.join(bundle.spec["linux"]["cgroupsPath"].as_str().unwrap().trim_start_matches('/'));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !std::fs::read_to_string(path.join("cgroup.procs")).unwrap().is_empty() {
+        assert!(std::time::Instant::now() < deadline, "init does not move");
+        std::thread::yield_now();
+    }
+    std::fs::write(path.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+    let outcome = exec(&container, &document("grep ^0: /proc/self/cgroup")).unwrap();
+    assert_eq!(outcome.output, "0::/inner\n");
+    end(container);
 }
 
 fn device_rules() {
