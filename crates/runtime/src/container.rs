@@ -54,6 +54,9 @@ pub struct State {
     pub started: bool,
     /// Its cgroup, relative to the hierarchies.
     pub cgroup: String,
+    /// Groups of the resctrl file system that were made for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resctrl_groups: Vec<PathBuf>,
 }
 
 /// What is kept of a plan once the container exists.
@@ -73,6 +76,9 @@ pub(crate) struct Remains {
     pub(crate) oom_score: Option<i32>,
     pub(crate) tuning: Tuning,
     pub(crate) labels: Labels,
+    pub(crate) resctrl: Option<crate::resctrl::Wanted>,
+    /// Of the resctrl file system, made for the container.
+    pub(crate) resctrl_groups: Vec<PathBuf>,
     pub(crate) poststart: Vec<(&'static str, Hook)>,
     pub(crate) poststop: Vec<(&'static str, Hook)>,
     pub(crate) hook_state: HookState,
@@ -95,6 +101,8 @@ impl Remains {
             oom_score: plan.process.oom_score,
             tuning: plan.process.tuning,
             labels: plan.process.labels,
+            resctrl: plan.resctrl,
+            resctrl_groups: Vec::new(),
             poststart: plan.hooks.poststart,
             poststop: plan.hooks.poststop,
             hook_state,
@@ -166,7 +174,8 @@ impl Container {
         let options = PlanOptions { id: state.id.clone(), bundle: state.bundle.clone(), ..PlanOptions::default() };
         let plan = Plan::new(spec, host, &options)?;
         let program = plan.process.program_name();
-        let (remains, warnings) = Remains::of(plan);
+        let (mut remains, warnings) = Remains::of(plan);
+        remains.resctrl_groups.clone_from(&state.resctrl_groups);
         let expected = sys::process::ProcessIdentity { pid: state.init.pid, start_time: state.init.start_time };
         let pidfd = match sys::process::pidfd_of(expected) {
             Ok(pidfd) => pidfd,
@@ -383,6 +392,7 @@ impl Container {
             init: self.identity,
             started: self.started,
             cgroup: self.cgroup.path().to_string(),
+            resctrl_groups: self.remains.resctrl_groups.clone(),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::assemble::{Assembled, assemble};
 use crate::child::{self, ENTRANCES_MAX, Kind, MESSAGE_BYTES, RECORD_BYTES, Record, Script};
 use crate::container::{Remains, StartGate};
 use crate::hooks::{HookRunner, HookState, state_around_pid};
+use crate::netdev::Target;
 use crate::seccomp::Offer;
 use crate::{Container, Error, Gate, HostFeatures, Operation, Plan, ProcessIo, describe};
 
@@ -34,6 +35,8 @@ struct Admission {
     gid_map: String,
     /// Whether the process was born in its cgroup.
     born_in_cgroup: bool,
+    /// The network namespace that devices move into, if it is one that exists already.
+    network: Option<OwnedFd>,
 }
 
 /// A container in the making. Dropping it before it is finished kills and reaps what exists.
@@ -54,6 +57,10 @@ pub struct Creating {
     hook_state: HookState,
     host: HostFeatures,
     gated: bool,
+    /// The resctrl file system, if the specification needs it.
+    resctrl: Option<PathBuf>,
+    /// What was made there.
+    resctrl_groups: Vec<PathBuf>,
 }
 
 /// A cloned process as its parent sees it while it sets itself up. Dropping it kills and reaps the process.
@@ -256,13 +263,15 @@ impl Creating {
         let late = !host.cgroups.is_v2() && !plan.binds_cgroup();
         let mut guard = if late { CgroupGuard(None) } else { CgroupGuard::create(&plan, host)? };
         let gated = gate.is_some();
-        let Assembled { script, clone_flags } = assemble(&plan, host, rootfs, io, gate)?;
+        let resctrl = plan.resctrl.as_ref().map(crate::resctrl::Wanted::root).transpose()?;
+        let Assembled { script, clone_flags, network } = assemble(&plan, host, rootfs, io, gate)?;
         let join =
             if sys::features().clone_into_cgroup { guard.0.as_ref().and_then(cgroups::Cgroup::join_fd) } else { None };
         let admission = Admission {
             uid_map: plan.spaces.uid_map.clone(),
             gid_map: plan.spaces.gid_map.clone(),
             born_in_cgroup: join.is_some(),
+            network,
         };
         let process = Cloned::start(script, clone_flags, join)?;
         if late {
@@ -278,6 +287,8 @@ impl Creating {
             hook_state,
             host: host.clone(),
             gated,
+            resctrl,
+            resctrl_groups: Vec::new(),
             process,
         };
         creating.watch_hooks()?;
@@ -317,6 +328,16 @@ impl Creating {
         if let Some(plan) = self.plan.as_ref().filter(|plan| plan.spaces.has(sys::clone::flags::NEWUSER)) {
             crate::limits::raise(pid, &plan.process.limits);
         }
+        if let (Some(root), Some(plan)) = (&self.resctrl, &self.plan)
+            && let Some(wanted) = &plan.resctrl
+        {
+            wanted.apply(root, &plan.id, pid, &mut self.resctrl_groups)?;
+        }
+        for device in self.plan.iter().flat_map(|plan| &plan.net_devices) {
+            let target =
+                admission.network.as_ref().map_or(Target::Process(pid), |file| Target::Namespace(file.as_fd()));
+            crate::netdev::move_to(device, target)?;
+        }
         self.process.admit(self.cgroup.as_ref().filter(|_| !admission.born_in_cgroup))
     }
 
@@ -343,7 +364,8 @@ impl Creating {
         let plan = self.plan.take().ok_or_else(missing)?;
         let cgroup = self.cgroup.take().ok_or_else(missing)?;
         let program = plan.process.program_name();
-        let (remains, process_warnings) = Remains::of(plan);
+        let (mut remains, process_warnings) = Remains::of(plan);
+        remains.resctrl_groups = std::mem::take(&mut self.resctrl_groups);
         let mut warnings = process_warnings;
         warnings.append(&mut self.process.warnings);
         let gate = self.process.sync.take().filter(|_| !self.gated).map(|sync| StartGate::socket(sync, program));
@@ -402,6 +424,7 @@ impl Drop for Creating {
             self.process.kill();
             let _ = cgroup.delete();
         }
+        let _ = crate::resctrl::remove(&self.resctrl_groups);
     }
 }
 

@@ -53,6 +53,7 @@ fn text(step: &Step) -> String {
         Step::RootPropagation(_) => "setting linux.rootfsPropagation".to_owned(),
         Step::Mask { path: at } => format!("masking {}", path(at)),
         Step::ReadOnly { path: at } => format!("making {} read-only", path(at)),
+        Step::NetDevice { device, .. } => format!("linux.netDevices: setting up network device {}", device.name),
         Step::Limits { .. } => "setting process.rlimits".to_owned(),
         Step::Scheduler { .. } => "setting process.scheduler".to_owned(),
         Step::IoPriority(_) => "setting process.ioPriority".to_owned(),

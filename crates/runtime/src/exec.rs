@@ -91,6 +91,8 @@ pub struct Execing {
     below: Option<cgroups::Cgroup>,
     /// To be raised from outside.
     limits: Vec<(Resource, Rlimit)>,
+    /// The container's id and what it has of the resctrl file system.
+    resctrl: Option<(String, crate::resctrl::Wanted)>,
     born_in_cgroup: bool,
     /// The container's state document, for the agent of the filter; empty without one.
     state: Vec<u8>,
@@ -159,6 +161,7 @@ impl Execing {
             cgroup: container.cgroup.path().clone(),
             host: host.clone(),
             limits,
+            resctrl: remains.resctrl.clone().map(|wanted| (remains.id.clone(), wanted)),
             born_in_cgroup: join.is_some(),
             below,
             state,
@@ -205,6 +208,9 @@ impl Execing {
     /// Puts the new process into the container's cgroup and lets it go on.
     fn admit(&self) -> Result<(), Error> {
         crate::limits::raise(self.process.pid, &self.limits);
+        if let Some((id, wanted)) = &self.resctrl {
+            wanted.join(&wanted.root()?, id, self.process.pid)?;
+        }
         if self.born_in_cgroup {
             return self.process.tell();
         }

@@ -38,8 +38,10 @@ mod host;
 mod io;
 mod limits;
 mod lsm;
+mod netdev;
 mod operations;
 mod plan;
+mod resctrl;
 mod seccomp;
 
 pub use container::{Container, State, Status};

@@ -109,6 +109,7 @@ impl Operation for Starting {
 #[derive(Debug)]
 pub struct Deleting {
     cgroup: Option<cgroups::Cgroup>,
+    resctrl_groups: Vec<std::path::PathBuf>,
     init: OwnedFd,
     hooks: Option<HookRunner>,
     events: OwnedFd,
@@ -136,7 +137,7 @@ impl Deleting {
             Err(cgroups::Error::Gone { .. }) => None,
             Err(source) => return Err(container.cgroup_error("opening", source)),
         };
-        Ok(Self { cgroup, init, hooks, events })
+        Ok(Self { cgroup, resctrl_groups: remains.resctrl_groups.clone(), init, hooks, events })
     }
 }
 
@@ -156,6 +157,7 @@ impl Operation for Deleting {
                 .delete()
                 .map_err(|source| Error::Cgroup { operation: format!("removing cgroup {}", cgroup.path()), source })?;
             self.cgroup = None;
+            crate::resctrl::remove(&self.resctrl_groups)?;
             // Ended for good: it must not wake the caller any more.
             let _ = epoll::delete(&self.events, &self.init);
         }

@@ -22,6 +22,8 @@ pub(crate) struct Assembled {
     pub(crate) script: Script,
     /// Flags of the first clone.
     pub(crate) clone_flags: u64,
+    /// The network namespace that is joined, if devices move into it.
+    pub(crate) network: Option<OwnedFd>,
 }
 
 fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Error> {
@@ -46,7 +48,7 @@ pub(crate) fn assemble(
 ) -> Result<Assembled, Error> {
     let mut script = Script::only_program(plan.process.program_name());
     let mut admission = Admission::Open;
-    let clone_flags = enter_spaces(plan, &mut script, &mut admission)?;
+    let (clone_flags, network) = enter_spaces(plan, &mut script, &mut admission)?;
     let steps = &mut script.steps;
     root(plan, rootfs, steps)?;
     let new_cgroup = plan.spaces.new & flags::NEWCGROUP != 0;
@@ -82,17 +84,20 @@ pub(crate) fn assemble(
     if !plan.masked_paths.is_empty() && detached_mounts() {
         script.null = Some(null_device()?);
     }
-    Ok(Assembled { script, clone_flags })
+    Ok(Assembled { script, clone_flags, network })
 }
 
 /// Namespaces and what is set in them; returns the flags of the first clone.
-fn enter_spaces(plan: &Plan, script: &mut Script, admission: &mut Admission) -> Result<u64, Error> {
+fn enter_spaces(plan: &Plan, script: &mut Script, admission: &mut Admission) -> Result<(u64, Option<OwnedFd>), Error> {
     let steps = &mut script.steps;
     let in_user_space = plan.spaces.has(flags::NEWUSER);
     if plan.spaces.new & flags::NEWUSER != 0 {
         admission.wait(steps);
     }
     let joined = open_namespaces(plan)?;
+    let network = joined.iter().find(|(_, kind, _)| *kind == flags::NEWNET && !plan.net_devices.is_empty());
+    let network = network.map(|(file, ..)| rustix::io::fcntl_dupfd_cloexec(file, 3)).transpose();
+    let network = network.map_err(|errno| Error::host("copying a namespace descriptor", errno))?;
     let mut new = plan.spaces.new & !flags::NEWCGROUP;
     let time = plan.spaces.new & flags::NEWTIME != 0;
     if time && !(sys::features().clone3 && plan.spaces.time_offsets.is_empty()) {
@@ -121,7 +126,14 @@ fn enter_spaces(plan: &Plan, script: &mut Script, admission: &mut Admission) -> 
     if plan.spaces.new & flags::NEWNET != 0 {
         steps.push(Step::Loopback);
     }
-    Ok(clone_flags)
+    if !plan.net_devices.is_empty() {
+        // The parent moves them before it lets this process go on.
+        admission.wait(steps);
+        for wanted in &plan.net_devices {
+            steps.push(Step::NetDevice { device: crate::netdev::describe(wanted)?, up: crate::netdev::up() });
+        }
+    }
+    Ok((clone_flags, network))
 }
 
 /// The last changes below the root, and the change to it.

@@ -11,6 +11,7 @@ mod devices;
 mod home;
 mod hooks;
 mod mounts;
+mod netdev;
 mod path;
 mod proc;
 mod program;
@@ -21,14 +22,15 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+pub(crate) use netdev::{REQUEST_BYTES, outcome};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use rustix::process::{Resource, Rlimit};
 pub(crate) use step::{
-    Awaited, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, Legacy, Link, MountStep, Process,
-    RootTree, Script, Stdio, Step, StringArray, What,
+    Awaited, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, Legacy, Link, MountStep, NetDevice,
+    Process, RootTree, Script, Stdio, Step, StringArray, What,
 };
 use sys::clone::exit_now;
 
@@ -226,6 +228,7 @@ impl Child<'_> {
                 self.root = Some(rustix::fs::open(c"/", flags, rustix::fs::Mode::empty())?);
                 Ok(())
             }
+            Step::NetDevice { device, up } => netdev::configure(device, up),
             Step::Limits { limits, vital } => self.set_limits(limits, *vital),
             Step::Scheduler { attributes, .. } => sys::sched::set_attributes(attributes),
             Step::IoPriority(value) => sys::sched::set_io_priority(*value),

@@ -118,6 +118,12 @@ pub(crate) enum Step {
     ReadOnly {
         path: CString,
     },
+    /// A device that the parent has moved here.
+    NetDevice {
+        device: NetDevice,
+        /// The request that takes it up.
+        up: Vec<u8>,
+    },
     /// In an exec: the root that the container has.
     OwnRoot,
     Limits {
@@ -201,6 +207,15 @@ pub(crate) struct Legacy {
     pub(crate) flags: u64,
     /// `MS_*` of a second call that remounts, where one is needed.
     pub(crate) remount: Option<u64>,
+}
+
+/// A network device.
+#[derive(Clone, Debug)]
+pub(crate) struct NetDevice {
+    /// In the container.
+    pub(crate) name: String,
+    /// Netlink requests that give it its addresses, with the index to be filled in.
+    pub(crate) addresses: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,9 +12,10 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci::runtime::{Hook, LinuxDeviceCgroup, LinuxResources};
+use oci::runtime::{Hook, Linux, LinuxDeviceCgroup, LinuxResources};
 use sys::clone::flags;
 
+use crate::netdev::{self, Wanted};
 use crate::{Error, HostFeatures};
 pub(crate) use mounts::{DevicePlan, MountKind, MountPlan, fold_path, is_namespaced};
 pub(crate) use process::ProcessPlan;
@@ -72,6 +73,8 @@ pub struct Plan {
     pub(crate) read_only_paths: Vec<CString>,
     /// Paths below `/proc`.
     pub(crate) sysctls: Vec<(CString, Vec<u8>)>,
+    pub(crate) net_devices: Vec<Wanted>,
+    pub(crate) resctrl: Option<crate::resctrl::Wanted>,
     /// For the mounts of file systems that files get their label from.
     pub(crate) mount_label: Option<String>,
     pub(crate) hooks: Hooks,
@@ -140,6 +143,8 @@ impl Plan {
             cgroup: resources::cgroup_path(linux, options)?,
             resources: linux.and_then(|linux| linux.resources().clone()).unwrap_or_default(),
             device_rules: resources::device_rules(linux)?,
+            net_devices: net_devices(linux, &spaces)?,
+            resctrl: crate::resctrl::Wanted::new(linux)?,
             mount_label: linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty()),
             mounts,
             spaces,
@@ -187,6 +192,30 @@ impl Hooks {
     }
 }
 
+/// The network devices that move into the container, by name.
+fn net_devices(linux: Option<&Linux>, spaces: &Spaces) -> Result<Vec<Wanted>, Error> {
+    let invalid = |problem: String| Error::invalid("linux.netDevices", problem);
+    let mut list = Vec::new();
+    for (name, device) in linux.into_iter().flat_map(|linux| linux.net_devices().iter().flatten()) {
+        let new_name = device.name().as_ref().filter(|name| !name.is_empty()).unwrap_or(name);
+        for name in [name, new_name] {
+            if !netdev::is_name(name) {
+                return Err(invalid(format!("invalid network device name {name:?}")));
+            }
+        }
+        list.push(Wanted { name: name.clone(), new_name: new_name.clone() });
+    }
+    if !list.is_empty() && !spaces.has(flags::NEWNET) {
+        return Err(invalid("unable to move network devices without a NET namespace".to_owned()));
+    }
+    list.sort_by(|one, other| one.name.cmp(&other.name));
+    let names: std::collections::BTreeSet<&str> = list.iter().map(|device| device.new_name.as_str()).collect();
+    if names.len() != list.len() {
+        return Err(invalid("two devices have one name in the container".to_owned()));
+    }
+    Ok(list)
+}
+
 /// Fields that mean something and are not honoured. None is ignored silently.
 fn refuse_unsupported(spec: &oci::Spec) -> Result<(), Error> {
     let refuse = |wanted: bool, field: &str, reason: &str| {
@@ -195,12 +224,7 @@ fn refuse_unsupported(spec: &oci::Spec) -> Result<(), Error> {
     refuse(spec.vm().is_some(), "vm", "virtual machines are not supported")?;
     refuse(spec.windows().is_some(), "windows", "this is Linux")?;
     refuse(spec.solaris().is_some(), "solaris", "this is Linux")?;
-    refuse(spec.zos().is_some(), "zos", "this is Linux")?;
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
-    refuse(devices, "linux.netDevices", "moving network devices is not supported")?;
-    refuse(linux.intel_rdt().is_some(), "linux.intelRdt", "resource control is not supported")?;
-    Ok(())
+    refuse(spec.zos().is_some(), "zos", "this is Linux")
 }
 
 #[cfg(test)]

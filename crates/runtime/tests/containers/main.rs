@@ -13,6 +13,7 @@ mod agent;
 mod basic;
 mod fixture;
 mod hooks;
+mod network;
 mod process;
 mod resources;
 mod rootfs;
@@ -79,6 +80,7 @@ fn cases(words: &[String]) -> ExitCode {
         resources::CASES,
         seccomp::CASES,
         tuning::CASES,
+        network::CASES,
     ]
     .concat();
     let mut failed = Vec::new();
