@@ -111,6 +111,8 @@ pub fn features() -> Value {
             "mountExtensions": {"idmap": {"enabled": sys::features().mount_setattr}},
             "netDevices": {"enabled": true},
         },
+        // None changes what a container is: those of others are handed on to hooks and nothing else.
+        "potentiallyUnsafeConfigAnnotations": [],
         "annotations": {"org.gantry.version": env!("CARGO_PKG_VERSION")},
     })
 }
@@ -118,6 +120,22 @@ pub fn features() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The document has the form of the specification, and names nothing that the parser does not know.
+    #[test]
+    fn the_document_is_well_formed() {
+        let document = features();
+        let parsed: oci::runtime::Features = serde_json::from_value(document.clone()).unwrap();
+        assert_eq!(parsed.hooks().as_ref().map(Vec::len), Some(6));
+        let linux = &document["linux"];
+        for mode in linux["memoryPolicy"]["modes"].as_array().unwrap() {
+            let policy = json!({"mode": mode, "flags": linux["memoryPolicy"]["flags"]});
+            assert!(serde_json::from_value::<oci::runtime::LinuxMemoryPolicy>(policy).is_ok(), "{mode}");
+        }
+        for kind in linux["namespaces"].as_array().unwrap() {
+            assert!(serde_json::from_value::<oci::runtime::LinuxNamespace>(json!({"type": kind})).is_ok(), "{kind}");
+        }
+    }
 
     #[test]
     fn every_option_is_understood() {

@@ -150,6 +150,14 @@ fn filesystem(mount: &MountPlan, kind: &str, source: &str, options: &ParsedOptio
     Ok(Step::Mount(Box::new(step)))
 }
 
+/// A label has commas in it, which separate options: mount(2) takes it in quotes.
+fn quoted(option: &str) -> std::borrow::Cow<'_, str> {
+    match option.strip_prefix("context=") {
+        Some(label) if label.contains(',') && !label.starts_with('"') => format!("context=\"{label}\"").into(),
+        _ => option.into(),
+    }
+}
+
 fn filesystem_what(mount: &MountPlan, kind: &str, source: &str, options: &ParsedOptions) -> Result<What, Error> {
     if options.recursive_attributes != Attributes::default() && !detached_mounts() {
         return Err(Error::unsupported(format!("{}.options", mount.field), "recursive flags need Linux 5.12"));
@@ -162,7 +170,7 @@ fn filesystem_what(mount: &MountPlan, kind: &str, source: &str, options: &Parsed
         return Ok(What::Legacy(Legacy {
             kind: Some(c_string(kind)?),
             source: c_string(source)?,
-            data: c_string(options.data.join(","))?,
+            data: c_string(options.data.iter().map(|option| quoted(option)).collect::<Vec<_>>().join(","))?,
             flags: all & !libc::MS_RDONLY,
             remount: read_only.then_some(all | libc::MS_REMOUNT | libc::MS_BIND),
         }));

@@ -1,5 +1,6 @@
 //! From a specification to everything that is known before anything is done.
 
+mod labels;
 mod mounts;
 mod process;
 mod resources;
@@ -118,7 +119,9 @@ impl Plan {
         process.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", options.id));
         process.preserve_fds = options.preserve_fds;
         process.tuning.add_container(linux)?;
-        let mounts = mounts::plan(spec, &options.bundle)?;
+        let mut mounts = mounts::plan(spec, &options.bundle)?;
+        let mount_label = labels::mount_label(linux)?;
+        labels::label_mounts(&mut mounts, mount_label.as_deref());
         let fill_dev = !mounts.iter().any(|mount| mount.target.as_bytes() == b"dev" && mount.is_bind());
         let relative = |list: &Option<Vec<String>>| {
             list.iter().flatten().map(|path| fold_path(Path::new(path))).collect::<Result<Vec<_>, _>>()
@@ -145,7 +148,7 @@ impl Plan {
             device_rules: resources::device_rules(linux)?,
             net_devices: net_devices(linux, &spaces)?,
             resctrl: crate::resctrl::Wanted::new(linux)?,
-            mount_label: linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty()),
+            mount_label,
             mounts,
             spaces,
             process,

@@ -39,6 +39,9 @@ pub(crate) struct ProcessPlan {
     pub(crate) warnings: Vec<String>,
 }
 
+/// As many as the kernel takes (`NGROUPS_MAX`).
+const MAX_GROUPS: usize = 1 << 16;
+
 fn c_string(field: &str, text: &str) -> Result<CString, Error> {
     CString::new(text).map_err(|_| Error::invalid(field, "must not contain a NUL byte"))
 }
@@ -52,6 +55,10 @@ impl ProcessPlan {
         let capabilities =
             process.capabilities().as_ref().map(|sets| capabilities(sets, host, in_user_space, &mut warnings));
         let user = process.user();
+        let groups = user.additional_gids().clone().unwrap_or_default();
+        if groups.len() > MAX_GROUPS {
+            return Err(Error::invalid(format!("{field}.user.additionalGids"), "has more than 65536 entries"));
+        }
         let terminal = process.terminal().unwrap_or(false);
         Ok(Self {
             arguments: strings("args", process.args())?,
@@ -64,7 +71,7 @@ impl ProcessPlan {
             }),
             uid: user.uid(),
             gid: user.gid(),
-            groups: user.additional_gids().clone().unwrap_or_default(),
+            groups,
             umask: user.umask().map(|mask| mask & 0o777),
             limits: process.rlimits().iter().flatten().map(limit).collect(),
             oom_score: process.oom_score_adj(),

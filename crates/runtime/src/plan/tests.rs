@@ -157,3 +157,56 @@ fn an_empty_destination_or_absurd_text_never_panics() {
         }
     }
 }
+
+#[test]
+fn a_label_reaches_the_mounts_that_carry_one() {
+    let plan = plan(|spec| {
+        spec["linux"]["mountLabel"] = json!("a:b:c:s0:c1,c2");
+        spec["mounts"].as_array_mut().unwrap().extend([
+            json!({"destination": "/own", "type": "tmpfs", "source": "t", "options": ["context=x"]}),
+            json!({"destination": "/bound", "type": "bind", "source": "/", "options": ["bind"]}),
+        ]);
+    })
+    .unwrap();
+    assert_eq!(plan.mount_label.as_deref(), Some("a:b:c:s0:c1,c2"));
+    for mount in &plan.mounts {
+        let labels: Vec<&String> = mount.options.data.iter().filter(|option| option.starts_with("context=")).collect();
+        let want: &[&str] = match mount.destination.to_str().unwrap() {
+            "/dev" | "/dev/pts" | "/dev/shm" => &["context=a:b:c:s0:c1,c2"],
+            "/own" => &["context=x"],
+            _ => &[],
+        };
+        assert_eq!(labels, want, "{mount:?}");
+    }
+}
+
+#[test]
+fn hostile_values_are_refused_by_field() {
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change); 14] = [
+        ("linux.mountLabel", |spec| spec["linux"]["mountLabel"] = json!("a\"b")),
+        ("linux.mountLabel", |spec| spec["linux"]["mountLabel"] = json!("a\u{0}b")),
+        ("process.apparmorProfile", |spec| spec["process"]["apparmorProfile"] = json!("x\ny")),
+        ("process.selinuxLabel", |spec| spec["process"]["selinuxLabel"] = json!("x\u{0}")),
+        ("process.user.additionalGids", |spec| {
+            spec["process"]["user"]["additionalGids"] = json!((0..70_000).collect::<Vec<u32>>());
+        }),
+        ("linux.netDevices", |spec| spec["linux"]["netDevices"] = json!({"a\u{0}": {}})),
+        ("linux.netDevices", |spec| spec["linux"]["netDevices"] = json!({"a": {"name": "../b"}})),
+        ("linux.intelRdt.closID", |spec| spec["linux"]["intelRdt"] = json!({"closID": "../x"})),
+        ("linux.sysctl", |spec| spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward+kernel.core_pattern": "1"})),
+        ("linux.sysctl", |spec| spec["linux"]["sysctl"] = json!({"kernel.core_pattern": "|/bin/x"})),
+        ("linux.sysctl", |spec| spec["linux"]["sysctl"] = json!({"kernel/../net/ipv4": "1"})),
+        ("linux.sysctl", |spec| spec["linux"]["sysctl"] = json!({"kernel.hostname": "x"})),
+        ("linux.sysctl", |spec| spec["linux"]["sysctl"] = json!({"user.max_user_namespaces": "1"})),
+        ("vm", |spec| spec["vm"] = json!({"kernel": {"path": "/k"}})),
+    ];
+    for (field, change) in cases {
+        let text = plan(change).unwrap_err().to_string();
+        assert!(text.starts_with(field), "{field}: {text}");
+    }
+    // A value is one value, whatever is in it.
+    let value = "1\nkernel.core_pattern=|/bin/x";
+    let plan = plan(|spec| spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": value})).unwrap();
+    assert_eq!(plan.sysctls, [(c"sys/net/ipv4/ip_forward".to_owned(), value.as_bytes().to_vec())]);
+}

@@ -8,6 +8,7 @@ use crate::Case;
 use crate::fixture::{Bundle, end, streams};
 
 pub(crate) const CASES: &[Case] = &[
+    ("sysctls by name", sysctl_names),
     ("namespaces new", new_ones),
     ("namespaces of the host", host_ones),
     ("namespaces joined", joined),
@@ -224,4 +225,28 @@ fn wrong() {
         let error = bundle.error().to_lowercase();
         assert!(error.contains(why), "{path}: {error}");
     }
+}
+
+/// Both separators, and a parameter of the host's network refused when its namespace is joined.
+fn sysctl_names() {
+    let output =
+        Bundle::new("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/lo/rp_filter /proc/sys/kernel/sem")
+            .with(|spec| {
+                spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1", "net/ipv4/conf/lo/rp_filter": "2",
+                "kernel.sem": "32000 1024000000 500 32001"});
+            })
+            .output();
+    assert_eq!(output, "1\n2\n32000\t1024000000\t500\t32001\n");
+    let joined = Bundle::new("true").with(|spec| {
+        spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+        for space in spec["linux"]["namespaces"].as_array_mut().unwrap() {
+            if space["type"] == "network" {
+                space["path"] = json!(format!("/proc/{}/ns/net", std::process::id()));
+            }
+        }
+    });
+    let error = joined.error();
+    assert!(error.contains("linux.sysctl") && error.contains("host network namespace"), "{error}");
+    let error = Bundle::new("true").with(|spec| spec["linux"]["sysctl"] = json!({"net.no.such": "1"})).error();
+    assert!(error.contains("setting linux.sysctl: writing /proc/sys/net/no/such"), "{error}");
 }
