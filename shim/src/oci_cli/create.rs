@@ -110,8 +110,9 @@ impl Making {
         let bundle =
             std::fs::canonicalize(bundle).map_err(|source| Error::io(format!("opening bundle {bundle}"), source))?;
         let json = super::store::read_document(&bundle.join("config.json"))?;
-        let mut spec = oci::parse_spec(&json)
+        let (mut spec, notes) = oci::parse_spec_noting(&json)
             .map_err(|source| Error::Document { document: bundle.join("config.json").display().to_string(), source })?;
+        log::warnings(global, &notes);
         let notify = Notify::wanted(&global.root.join(id))?;
         if let Some(notify) = &notify {
             notify.amend(&mut spec)?;

@@ -55,7 +55,8 @@ fn exec(global: &Global, words: Words) -> Result {
         }
         Status::Created | Status::Running | Status::Paused => {}
     }
-    let process = document(&entry, &words, command)?;
+    let (process, notes) = document(&entry, &words, command)?;
+    log::warnings(global, &notes);
     let terminal = process.terminal().unwrap_or(false);
     let detach = words.has("detach");
     let links = Links::new(&words, terminal, detach)?;
@@ -102,11 +103,11 @@ fn sub_cgroups(words: &Words) -> core::result::Result<Vec<SubCgroup>, Error> {
 }
 
 /// The process document: a file, or that of the container with what the options change.
-fn document(entry: &Entry, words: &Words, command: &[String]) -> core::result::Result<Process, Error> {
+fn document(entry: &Entry, words: &Words, command: &[String]) -> core::result::Result<(Process, Vec<String>), Error> {
     let refused = |source| Error::Document { document: "process document".to_owned(), source };
     if let Some(path) = words.value("process") {
         let bytes = super::store::read_document(Path::new(path))?;
-        return oci::parse_process(&bytes).map_err(refused);
+        return oci::parse_process_noting(&bytes).map_err(refused);
     }
     if command.is_empty() {
         return Err(Error::Usage("exec args cannot be empty".to_owned()));
@@ -154,7 +155,7 @@ fn document(entry: &Entry, words: &Words, command: &[String]) -> core::result::R
             value[field] = json!(label);
         }
     }
-    oci::parse_process(value.to_string().as_bytes()).map_err(refused)
+    oci::parse_process_noting(value.to_string().as_bytes()).map_err(refused)
 }
 
 /// Digits only: no sign, no blanks, no name (CVE-2026-30892).
