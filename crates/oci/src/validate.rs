@@ -72,7 +72,8 @@ fn validate_linux(spec: &Spec) -> Result<(), Error> {
     for namespace in linux.namespaces().iter().flatten() {
         let bit = namespace.typ() as u32;
         if seen & bit != 0 {
-            return Err(Error::invalid("linux.namespaces", format!("{} is listed twice", namespace.typ())));
+            let problem = format!("malformed spec file: duplicated ns {:?}", namespace.typ().to_string());
+            return Err(Error::invalid("linux.namespaces", problem));
         }
         seen |= bit;
         has_user |= namespace.typ() == LinuxNamespaceType::User;

@@ -13,7 +13,9 @@ use crate::hooks::{HookState, state_around_pid};
 use crate::lsm::Labels;
 use crate::plan::Tuning;
 use crate::seccomp::Filter;
-use crate::{Deleting, Error, ExecOptions, Execing, Gate, HostFeatures, Plan, PlanOptions, ProcessIo, Starting};
+use crate::{
+    Deleting, Error, ExecOptions, Execing, Gate, HostFeatures, Plan, PlanOptions, ProcessIo, SharedRoot, Starting,
+};
 
 /// Where a container stands (runtime-spec, runtime, "State"), with runc's `paused` added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,11 +54,14 @@ pub struct State {
     pub init: ProcessIdentity,
     /// Whether it has been started.
     pub started: bool,
-    /// Its cgroup, relative to the hierarchies.
+    /// Its cgroup, relative to the hierarchies; empty if it has none.
     pub cgroup: String,
     /// Groups of the resctrl file system that were made for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resctrl_groups: Vec<PathBuf>,
+    /// Its root, where that is mounted for others to see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_root: Option<SharedRoot>,
 }
 
 /// What is kept of a plan once the container exists.
@@ -82,6 +87,9 @@ pub(crate) struct Remains {
     pub(crate) poststart: Vec<(&'static str, Hook)>,
     pub(crate) poststop: Vec<(&'static str, Hook)>,
     pub(crate) hook_state: HookState,
+    /// Whether its processes have another root than their mount namespace.
+    pub(crate) own_root: bool,
+    pub(crate) shared_root: Option<SharedRoot>,
 }
 
 impl Remains {
@@ -106,6 +114,8 @@ impl Remains {
             poststart: plan.hooks.poststart,
             poststop: plan.hooks.poststop,
             hook_state,
+            own_root: !plan.spaces.own_mounts(),
+            shared_root: None,
         };
         (remains, plan.process.warnings)
     }
@@ -174,7 +184,9 @@ impl Container {
         let options = PlanOptions { id: state.id.clone(), bundle: state.bundle.clone(), ..PlanOptions::default() };
         let plan = Plan::new(spec, host, &options)?;
         let program = plan.process.program_name();
+        let (cgroup, host) = open_cgroup(state, &plan, host)?;
         let (mut remains, warnings) = Remains::of(plan);
+        remains.shared_root.clone_from(&state.shared_root);
         remains.resctrl_groups.clone_from(&state.resctrl_groups);
         let expected = sys::process::ProcessIdentity { pid: state.init.pid, start_time: state.init.start_time };
         let pidfd = match sys::process::pidfd_of(expected) {
@@ -184,18 +196,11 @@ impl Container {
                 .map_err(|errno| Error::host("making an event descriptor", errno))?,
             Err(errno) => return Err(Error::host(format!("looking for process {}", state.init.pid), errno)),
         };
-        let failed = |source| Error::Cgroup { operation: format!("opening cgroup {}", state.cgroup), source };
-        let path = cgroups::CgroupPath::new(&state.cgroup).map_err(failed)?;
-        let cgroup = match cgroups::Cgroup::open(&host.cgroups, &path) {
-            // Somebody has removed it after the container's end; the delete will do so again.
-            Err(cgroups::Error::Gone { .. }) => cgroups::Cgroup::create(&host.cgroups, &path),
-            other => other,
-        };
         let gate = gate.map(|gate| StartGate::fifos(gate, program)).transpose()?;
         Ok(Self {
             remains,
-            cgroup: cgroup.map_err(failed)?,
-            host: host.clone(),
+            cgroup,
+            host,
             identity: state.init,
             pidfd,
             console: None,
@@ -391,7 +396,8 @@ impl Container {
             bundle: self.remains.bundle.clone(),
             init: self.identity,
             started: self.started,
-            cgroup: self.cgroup.path().to_string(),
+            cgroup: if self.host.has_cgroups() { self.cgroup.path().to_string() } else { String::new() },
+            shared_root: self.remains.shared_root.clone(),
             resctrl_groups: self.remains.resctrl_groups.clone(),
         }
     }
@@ -399,6 +405,22 @@ impl Container {
     pub(crate) fn cgroup_error(&self, doing: &str, source: cgroups::Error) -> Error {
         Error::Cgroup { operation: format!("{doing} cgroup {}", self.cgroup.path()), source }
     }
+}
+
+/// The cgroup of a saved container, and the host as that container sees it.
+fn open_cgroup(state: &State, plan: &Plan, host: &HostFeatures) -> Result<(cgroups::Cgroup, HostFeatures), Error> {
+    let failed = |source| Error::Cgroup { operation: format!("opening cgroup {}", state.cgroup), source };
+    if state.cgroup.is_empty() {
+        let host = host.without_cgroups();
+        return Ok((cgroups::Cgroup::create(&host.cgroups, &plan.cgroup).map_err(failed)?, host));
+    }
+    let path = cgroups::CgroupPath::new(&state.cgroup).map_err(failed)?;
+    let cgroup = match cgroups::Cgroup::open(&host.cgroups, &path) {
+        // Somebody has removed it after the container's end; the delete will do so again.
+        Err(cgroups::Error::Gone { .. }) => cgroups::Cgroup::create(&host.cgroups, &path),
+        other => other,
+    };
+    Ok((cgroup.map_err(failed)?, host.clone()))
 }
 
 fn gone_is_fine(result: cgroups::Result<()>) -> cgroups::Result<()> {

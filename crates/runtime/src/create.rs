@@ -17,7 +17,7 @@ use crate::container::{Remains, StartGate};
 use crate::hooks::{HookRunner, HookState, state_around_pid};
 use crate::netdev::Target;
 use crate::seccomp::Offer;
-use crate::{Container, Error, Gate, HostFeatures, Operation, Plan, ProcessIo, describe};
+use crate::{Container, Error, Gate, HostFeatures, Operation, Plan, ProcessIo, SharedRoot, describe, maps};
 
 /// Where the root file system comes from.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ pub struct Creating {
     resctrl: Option<PathBuf>,
     /// What was made there.
     resctrl_groups: Vec<PathBuf>,
+    shared_root: Option<SharedRoot>,
 }
 
 /// A cloned process as its parent sees it while it sets itself up. Dropping it kills and reaps the process.
@@ -258,15 +259,19 @@ impl Creating {
         gate: Option<Gate>,
     ) -> Result<Self, Error> {
         check_threads()?;
+        let shared_root = SharedRoot::before(&plan)?;
         // On version 1 a process is moved into its cgroup afterwards, so the groups can be made while the child is
         // already at work; unless the script binds them.
         let late = !host.cgroups.is_v2() && !plan.binds_cgroup();
-        let mut guard = if late { CgroupGuard(None) } else { CgroupGuard::create(&plan, host)? };
+        let mut guard = if late { CgroupGuard::default() } else { CgroupGuard::create(&plan, host)? };
         let gated = gate.is_some();
         let resctrl = plan.resctrl.as_ref().map(crate::resctrl::Wanted::root).transpose()?;
         let Assembled { script, clone_flags, network } = assemble(&plan, host, rootfs, io, gate)?;
-        let join =
-            if sys::features().clone_into_cgroup { guard.0.as_ref().and_then(cgroups::Cgroup::join_fd) } else { None };
+        let join = if sys::features().clone_into_cgroup {
+            guard.made.as_ref().and_then(cgroups::Cgroup::join_fd)
+        } else {
+            None
+        };
         let admission = Admission {
             uid_map: plan.spaces.uid_map.clone(),
             gid_map: plan.spaces.gid_map.clone(),
@@ -278,6 +283,7 @@ impl Creating {
             guard = CgroupGuard::create(&plan, host)?;
         }
         let hook_state = HookState { around_pid: state_around_pid(&plan, "creating"), bundle: plan.bundle.clone() };
+        let host = if guard.refused { host.without_cgroups() } else { host.clone() };
         let mut creating = Self {
             events: None,
             admission: Some(admission),
@@ -285,10 +291,11 @@ impl Creating {
             plan: Some(plan),
             hooks: None,
             hook_state,
-            host: host.clone(),
+            host,
             gated,
             resctrl,
             resctrl_groups: Vec::new(),
+            shared_root,
             process,
         };
         creating.watch_hooks()?;
@@ -313,29 +320,20 @@ impl Creating {
     /// Writes what only the parent may write for the new process, and lets it go on.
     fn admit(&mut self) -> Result<(), Error> {
         let Some(admission) = self.admission.take() else { return Ok(()) };
-        let pid = self.process.pid;
-        let write = |file: &str, text: &str| {
-            let path = format!("/proc/{pid}/{file}");
-            std::fs::write(&path, text).map_err(|source| Error::host(format!("writing {path}"), source))
-        };
-        if !admission.uid_map.is_empty() {
-            if !rustix::process::geteuid().is_root() {
-                write("setgroups", "deny")?;
-            }
-            write("uid_map", &admission.uid_map)?;
-            write("gid_map", &admission.gid_map)?;
-        }
+        maps::write(self.process.pid, &admission.uid_map, &admission.gid_map)?;
         if let Some(plan) = self.plan.as_ref().filter(|plan| plan.spaces.has(sys::clone::flags::NEWUSER)) {
-            crate::limits::raise(pid, &plan.process.limits);
+            crate::limits::raise(self.process.pid, &plan.process.limits);
         }
         if let (Some(root), Some(plan)) = (&self.resctrl, &self.plan)
             && let Some(wanted) = &plan.resctrl
         {
-            wanted.apply(root, &plan.id, pid, &mut self.resctrl_groups)?;
+            wanted.apply(root, &plan.id, self.process.pid, &mut self.resctrl_groups)?;
         }
         for device in self.plan.iter().flat_map(|plan| &plan.net_devices) {
-            let target =
-                admission.network.as_ref().map_or(Target::Process(pid), |file| Target::Namespace(file.as_fd()));
+            let target = admission
+                .network
+                .as_ref()
+                .map_or(Target::Process(self.process.pid), |file| Target::Namespace(file.as_fd()));
             crate::netdev::move_to(device, target)?;
         }
         self.process.admit(self.cgroup.as_ref().filter(|_| !admission.born_in_cgroup))
@@ -366,6 +364,7 @@ impl Creating {
         let program = plan.process.program_name();
         let (mut remains, process_warnings) = Remains::of(plan);
         remains.resctrl_groups = std::mem::take(&mut self.resctrl_groups);
+        remains.shared_root = self.shared_root.take();
         let mut warnings = process_warnings;
         warnings.append(&mut self.process.warnings);
         let gate = self.process.sync.take().filter(|_| !self.gated).map(|sync| StartGate::socket(sync, program));
@@ -419,12 +418,17 @@ impl Operation for Creating {
 
 impl Drop for Creating {
     fn drop(&mut self) {
-        if let Some(cgroup) = self.cgroup.take() {
-            // The processes first, then the cgroup that they are in.
+        if self.cgroup.is_some() || self.shared_root.is_some() {
+            // The processes first, then what they are in.
             self.process.kill();
+        }
+        if let Some(cgroup) = self.cgroup.take() {
             let _ = cgroup.delete();
         }
         let _ = crate::resctrl::remove(&self.resctrl_groups);
+        if let Some(root) = self.shared_root.take() {
+            root.unmount();
+        }
     }
 }
 
@@ -451,8 +455,19 @@ fn refuse_in_use(cgroup: &cgroups::Cgroup) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether the user has no right to make a cgroup, or the host none to make it in.
+fn is_refused(error: &cgroups::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Errno>());
+    matches!(source, Some(&(Errno::ACCESS | Errno::PERM | Errno::ROFS)))
+}
+
 /// Removes a new cgroup if what it is for fails.
-struct CgroupGuard(Option<cgroups::Cgroup>);
+#[derive(Default)]
+struct CgroupGuard {
+    made: Option<cgroups::Cgroup>,
+    /// The user may make none, and there is nothing to limit.
+    refused: bool,
+}
 
 impl CgroupGuard {
     fn create(plan: &Plan, host: &HostFeatures) -> Result<Self, Error> {
@@ -460,25 +475,34 @@ impl CgroupGuard {
             let operation = format!("{operation} cgroup {}", plan.cgroup);
             move |source| Error::Cgroup { operation, source }
         };
-        let cgroup = cgroups::Cgroup::create(&host.cgroups, &plan.cgroup).map_err(failed("making"))?;
+        let cgroup = match cgroups::Cgroup::create(&host.cgroups, &plan.cgroup) {
+            Err(error) if host.rootless && is_refused(&error) => {
+                let none =
+                    cgroups::Cgroup::create(&HostFeatures::no_cgroups(), &plan.cgroup).map_err(failed("making"))?;
+                // Without limits the container can do without; a limit that cannot be set is an error.
+                none.apply(&plan.resources).map_err(failed("setting the limits of"))?;
+                return Ok(Self { made: Some(none), refused: true });
+            }
+            other => other.map_err(failed("making"))?,
+        };
         if cgroup.existed() {
             refuse_in_use(&cgroup)?;
         }
-        let guard = Self(Some(cgroup));
-        let Some(cgroup) = &guard.0 else { return Ok(guard) };
+        let guard = Self { made: Some(cgroup), refused: false };
+        let Some(cgroup) = &guard.made else { return Ok(guard) };
         cgroup.apply(&plan.resources).map_err(failed("setting the limits of"))?;
         cgroup.apply_devices(&plan.device_rules).map_err(failed("setting the devices of"))?;
         Ok(guard)
     }
 
     fn into_inner(mut self) -> Option<cgroups::Cgroup> {
-        self.0.take()
+        self.made.take()
     }
 }
 
 impl Drop for CgroupGuard {
     fn drop(&mut self) {
-        if let Some(cgroup) = self.0.take() {
+        if let Some(cgroup) = self.made.take() {
             let _ = cgroup.delete();
         }
     }

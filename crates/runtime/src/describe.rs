@@ -48,7 +48,7 @@ fn text(step: &Step) -> String {
         Step::Label { field, .. } => format!("setting {field}"),
         Step::OomScore(_) => "setting process.oomScoreAdj".to_owned(),
         Step::WorkingDirectory { path: at } => format!("mkdir {}", path(at)),
-        Step::Pivot { .. } => "changing the root".to_owned(),
+        Step::Pivot { .. } | Step::Chroot | Step::EnterRoot(_) => "changing the root".to_owned(),
         Step::RootReadOnly => "making the root file system read-only".to_owned(),
         Step::RootPropagation(_) => "setting linux.rootfsPropagation".to_owned(),
         Step::Mask { path: at } => format!("masking {}", path(at)),
@@ -95,6 +95,17 @@ fn signal_text(signal: i32) -> String {
     text.to_owned()
 }
 
+/// Why a step failed, where the error number alone would mislead.
+fn cause(step: Option<&Step>, errno: i32) -> String {
+    match step {
+        Some(Step::Mount(mount)) if mount.ordinary && errno == libc::ELOOP => {
+            "must be mounted on ordinary directory".to_owned()
+        }
+        Some(Step::Mount(_)) if errno == libc::EXDEV => "cannot be mounted because it is inside /proc".to_owned(),
+        _ => errno_text(errno),
+    }
+}
+
 /// The error that a message of failure means.
 pub(crate) fn failure(script: &Script, record: Record, text: &[u8]) -> Error {
     match record.kind {
@@ -137,7 +148,7 @@ pub(crate) fn failure(script: &Script, record: Record, text: &[u8]) -> Error {
                     "unable to start container process: error during container init: {}",
                     step(script, record.step)
                 ),
-                source: io::Error::other(errno_text(record.errno)),
+                source: io::Error::other(cause(find(script, record.step), record.errno)),
             }
         }
     }

@@ -1,6 +1,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use model::record::ProcessIdentity;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use sys::clone::flags;
@@ -197,7 +198,7 @@ impl Execing {
             steps.push(Step::BecomeRoot);
         }
         steps.push(Step::NewSession);
-        steps.push(Step::OwnRoot);
+        steps.push(if container.remains.own_root { Step::EnterRoot(root_of(container)?) } else { Step::OwnRoot });
         steps.extend(console);
         steps.extend(plan.tuning.steps());
         steps.extend(assemble::limits(plan, &container.host));
@@ -211,7 +212,7 @@ impl Execing {
         if let Some((id, wanted)) = &self.resctrl {
             wanted.join(&wanted.root()?, id, self.process.pid)?;
         }
-        if self.born_in_cgroup {
+        if self.born_in_cgroup || !self.host.has_cgroups() {
             return self.process.tell();
         }
         if self.below.is_some() {
@@ -263,6 +264,19 @@ impl Execing {
     }
 }
 
+/// The root directory of init.
+fn root_of(container: &Container) -> Result<OwnedFd, Error> {
+    let path = format!("/proc/{}/root", container.pid());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| Error::host(format!("opening {path}"), errno))?;
+    // A pid that was reused meanwhile would have shown us somebody else's root.
+    if ended(container.pidfd.as_fd()) {
+        return Err(Error::State { operation: "exec in", status: "stopped" });
+    }
+    Ok(root)
+}
+
 /// The namespaces of init that differ from ours, one descriptor each.
 fn open_each(container: &Container, kinds: u64) -> Result<Vec<(OwnedFd, u64)>, Error> {
     const NAMES: [(u64, &str); 8] = [
@@ -278,11 +292,7 @@ fn open_each(container: &Container, kinds: u64) -> Result<Vec<(OwnedFd, u64)>, E
     let mut list = Vec::new();
     for (kind, name) in NAMES.into_iter().filter(|(kind, _)| kinds & kind != 0) {
         let path = format!("/proc/{}/ns/{name}", container.pid());
-        let open = rustix::fs::open(
-            &path,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        );
+        let open = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         list.push((open.map_err(|errno| Error::host(format!("opening {path}"), errno))?, kind));
     }
     // A pid that was reused meanwhile would have shown us somebody else's namespaces.

@@ -11,6 +11,10 @@ pub struct HostFeatures {
     pub(crate) capabilities: u64,
     /// How many capabilities the kernel knows.
     pub(crate) capabilities_known: u32,
+    /// Whether the user of this process is not the host's root: cgroups may be out of reach.
+    pub(crate) rootless: bool,
+    /// Whether mounts can be made in the mount namespace of this process: CAP_SYS_ADMIN.
+    pub(crate) mounts: bool,
     /// Whether device nodes may be made: the initial user namespace and CAP_MKNOD.
     pub(crate) device_nodes: bool,
     /// Whether there is a `/proc/kcore` to link to.
@@ -21,6 +25,7 @@ pub struct HostFeatures {
     pub(crate) own_program: (u64, u64),
 }
 
+const SYS_ADMIN: u32 = 21;
 const SYS_RESOURCE: u32 = 24;
 const MKNOD: u32 = 27;
 
@@ -40,15 +45,35 @@ impl HostFeatures {
             .map_err(|source| Error::host("looking at the running program", source))?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let initial = is_initial(&map);
         Ok(Self {
             cgroups,
             capabilities: sets.permitted & bounding,
             capabilities_known,
-            device_nodes: sets.effective & (1 << MKNOD) != 0 && is_initial(&map),
+            rootless: !(initial && rustix::process::geteuid().is_root()),
+            mounts: sets.effective & (1 << SYS_ADMIN) != 0,
+            device_nodes: sets.effective & (1 << MKNOD) != 0 && initial,
             kcore: std::path::Path::new("/proc/kcore").exists(),
             descriptor_limit: limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(1 << 20).min(1 << 20),
             own_program: (program.dev(), program.ino()),
         })
+    }
+}
+
+impl HostFeatures {
+    /// The cgroups of a container that has none: no hierarchy is known.
+    pub(crate) fn no_cgroups() -> cgroups::Host {
+        cgroups::Host::V1 { controllers: Vec::new() }
+    }
+
+    /// Whether there is any hierarchy of cgroups for the container.
+    pub(crate) fn has_cgroups(&self) -> bool {
+        !matches!(&self.cgroups, cgroups::Host::V1 { controllers } if controllers.is_empty())
+    }
+
+    /// The same host for a container without cgroups.
+    pub(crate) fn without_cgroups(&self) -> Self {
+        Self { cgroups: Self::no_cgroups(), ..self.clone() }
     }
 }
 

@@ -38,11 +38,13 @@ mod host;
 mod io;
 mod limits;
 mod lsm;
+mod maps;
 mod netdev;
 mod operations;
 mod plan;
 mod resctrl;
 mod seccomp;
+mod shared;
 
 pub use container::{Container, State, Status};
 pub use create::{Creating, Rootfs};
@@ -53,6 +55,7 @@ pub use host::HostFeatures;
 pub use io::{ConsoleSize, ProcessIo};
 pub use operations::{Deleting, Starting};
 pub use plan::{Gate, Plan, PlanOptions};
+pub use shared::SharedRoot;
 
 use std::os::fd::BorrowedFd;
 

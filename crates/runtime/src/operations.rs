@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::child::{MESSAGE_BYTES, RECORD_BYTES, Record, Script};
 use crate::container::{StartGate, ended};
 use crate::hooks::HookRunner;
-use crate::{Container, Error, Operation, describe};
+use crate::{Container, Error, Operation, SharedRoot, describe};
 
 /// Hears how an exec goes: the end of the file means that the program runs. The descriptor must not block.
 pub(crate) fn hear_exec(report: BorrowedFd<'_>, script: &Script) -> Result<bool, Error> {
@@ -111,6 +111,7 @@ pub struct Deleting {
     cgroup: Option<cgroups::Cgroup>,
     resctrl_groups: Vec<std::path::PathBuf>,
     init: OwnedFd,
+    shared_root: Option<SharedRoot>,
     hooks: Option<HookRunner>,
     events: OwnedFd,
 }
@@ -137,7 +138,12 @@ impl Deleting {
             Err(cgroups::Error::Gone { .. }) => None,
             Err(source) => return Err(container.cgroup_error("opening", source)),
         };
-        Ok(Self { cgroup, resctrl_groups: remains.resctrl_groups.clone(), init, hooks, events })
+        let shared_root = remains.shared_root.clone();
+        if let (None, Some(root)) = (&cgroup, &shared_root) {
+            // Without a cgroup nobody is left to wait for.
+            root.unmount();
+        }
+        Ok(Self { cgroup, resctrl_groups: remains.resctrl_groups.clone(), init, shared_root, hooks, events })
     }
 }
 
@@ -157,6 +163,9 @@ impl Operation for Deleting {
                 .delete()
                 .map_err(|source| Error::Cgroup { operation: format!("removing cgroup {}", cgroup.path()), source })?;
             self.cgroup = None;
+            if let Some(root) = self.shared_root.take() {
+                root.unmount();
+            }
             crate::resctrl::remove(&self.resctrl_groups)?;
             // Ended for good: it must not wake the caller any more.
             let _ = epoll::delete(&self.events, &self.init);

@@ -1,5 +1,6 @@
 //! From a plan to the script of the child: the host's files are opened here, by the parent, with the parent's rights.
 
+mod cgroup_mounts;
 mod mounts;
 
 use std::ffi::CString;
@@ -50,10 +51,12 @@ pub(crate) fn assemble(
     let mut admission = Admission::Open;
     let (clone_flags, network) = enter_spaces(plan, &mut script, &mut admission)?;
     let steps = &mut script.steps;
-    root(plan, rootfs, steps)?;
+    root(plan, host, rootfs, steps)?;
     let new_cgroup = plan.spaces.new & flags::NEWCGROUP != 0;
     // The cgroup namespace shows what the process is in when it is made, so that comes after the admission.
-    if new_cgroup || plan.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup) {
+    // And what is copied into a tmpfs is the container's memory.
+    let needs_cgroup = |mount: &crate::plan::MountPlan| mount.kind == MountKind::Cgroup || mount.options.copy_up;
+    if new_cgroup || plan.mounts.iter().any(needs_cgroup) {
         admission.wait(steps);
     }
     if new_cgroup {
@@ -64,7 +67,9 @@ pub(crate) fn assemble(
     let (stdio, console) = stdio(io, plan.process.console_size, true)?;
     steps.extend(console.map(Step::Console));
     steps.push(Step::WorkingDirectory { path: plan.process.working_directory.clone() });
-    steps.extend(plan.sysctls.iter().map(|(path, value)| Step::Sysctl { path: path.clone(), value: value.clone() }));
+    if !plan.spaces.joins(flags::NEWNS) {
+        steps.extend(sysctls(plan));
+    }
     if !plan.hooks.before.is_empty() {
         steps.push(Step::HooksDue);
     }
@@ -81,7 +86,7 @@ pub(crate) fn assemble(
     steps.extend(plan.process.tuning.steps());
     steps.extend(limits(&plan.process, host));
     steps.push(Step::Process(Box::new(process)));
-    if !plan.masked_paths.is_empty() && detached_mounts() {
+    if !plan.masked_paths.is_empty() && detached_mounts() && host.mounts {
         script.null = Some(null_device()?);
     }
     Ok(Assembled { script, clone_flags, network })
@@ -108,6 +113,7 @@ fn enter_spaces(plan: &Plan, script: &mut Script, admission: &mut Admission) -> 
         // Before the change of ids, which takes the files below /proc/self away.
         steps.push(Step::OomScore(score.to_string().into_bytes()));
     }
+    let (mounts, joined): (Vec<_>, Vec<_>) = joined.into_iter().partition(|(_, kind, _)| *kind == flags::NEWNS);
     let clone_flags = if plan.spaces.needs_intermediate() {
         let list = joined.into_iter().map(|(fd, kind, _)| (fd, kind)).collect();
         script.intermediate = vec![Step::Hide, Step::JoinDeferred(list)];
@@ -133,6 +139,11 @@ fn enter_spaces(plan: &Plan, script: &mut Script, admission: &mut Admission) -> 
             steps.push(Step::NetDevice { device: crate::netdev::describe(wanted)?, up: crate::netdev::up() });
         }
     }
+    for (namespace, kind, path) in mounts {
+        // From here on procfs is what others have mounted: what is written there comes before.
+        steps.extend(sysctls(plan));
+        steps.push(Step::Join { namespace, kind, path });
+    }
     Ok((clone_flags, network))
 }
 
@@ -148,9 +159,14 @@ fn close_root(plan: &Plan, admission: &mut Admission, steps: &mut Vec<Step>) -> 
     // As late as there is a procfs of the host, and before the files of this process are taken from it.
     steps.extend(plan.process.labels.steps(plan.process.keyring.is_some())?);
     steps.push(Step::Hide);
-    let by_move = if plan.no_pivot { Some(revealing_mounts()?) } else { None };
-    steps.push(Step::Pivot { by_move });
-    if plan.root_propagation & libc::MS_SHARED != 0 {
+    if plan.spaces.own_mounts() {
+        let by_move = if plan.no_pivot { Some(revealing_mounts()?) } else { None };
+        steps.push(Step::Pivot { by_move });
+    } else {
+        // The root of a namespace that others use stays theirs.
+        steps.push(Step::Chroot);
+    }
+    if plan.root_propagation & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 {
         // Only now: an earlier change would spread to the host (the root has no parent that is shared any more).
         steps.push(Step::RootPropagation(plan.root_propagation));
     }
@@ -214,7 +230,19 @@ fn is_own_network(namespace: &OwnedFd) -> Result<bool, Error> {
     Ok((found.st_dev, found.st_ino) == (own.st_dev, own.st_ino))
 }
 
-fn root(plan: &Plan, rootfs: Rootfs, steps: &mut Vec<Step>) -> Result<(), Error> {
+fn sysctls(plan: &Plan) -> impl Iterator<Item = Step> + '_ {
+    plan.sysctls.iter().map(|(path, value)| Step::Sysctl { path: path.clone(), value: value.clone() })
+}
+
+fn root(plan: &Plan, host: &HostFeatures, rootfs: Rootfs, steps: &mut Vec<Step>) -> Result<(), Error> {
+    if !plan.spaces.own_mounts() {
+        let Rootfs::Path(path) = rootfs else {
+            return Err(Error::unsupported("linux.namespaces", "a detached root needs a new mount namespace"));
+        };
+        let propagation = libc::MS_PRIVATE | libc::MS_REC;
+        steps.push(Step::Root(RootTree::Path { directory: path_string(&path)?, propagation }));
+        return Ok(());
+    }
     // Mounts of the host reach the container's namespace, not the other way round; and nothing of ours gets out.
     let shared = plan.root_propagation & libc::MS_SHARED != 0;
     let propagation = if shared {
@@ -227,7 +255,9 @@ fn root(plan: &Plan, rootfs: Rootfs, steps: &mut Vec<Step>) -> Result<(), Error>
     steps.push(Step::Propagation(propagation));
     let tree = match rootfs {
         Rootfs::Detached(mount) => RootTree::Detached(mount),
-        Rootfs::Path(path) if !detached_mounts() => RootTree::Path(path_string(&path)?),
+        Rootfs::Path(path) if !(detached_mounts() && host.mounts) => {
+            RootTree::Path { directory: path_string(&path)?, propagation: libc::MS_PRIVATE }
+        }
         Rootfs::Path(path) => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
             let operation = || format!("opening the root file system {}", path.display());

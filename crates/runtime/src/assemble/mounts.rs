@@ -1,7 +1,7 @@
 //! Mounts and devices as steps of the child. Sources on the host are opened here.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
@@ -9,43 +9,45 @@ use mount::{Attributes, Bind, ParsedOptions};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sys::clone::flags;
-use sys::mount::attr;
+use sys::mount::{MountAttr, attr, mount_setattr};
 
 use super::{c_string, detached_mounts, path_string};
-use crate::child::{Device, Filesystem, Legacy, Link, MountStep, Step, What};
+use crate::child::{Device, DeviceKind, Filesystem, Legacy, Link, MountStep, Step, What};
 use crate::plan::{DevicePlan, MountKind, MountPlan, is_namespaced};
 use crate::{Error, HostFeatures, Plan};
 
 /// Adds the mounts; returns what has to be made read-only at the end, because it must be filled first.
 pub(super) fn mounts(plan: &Plan, host: &HostFeatures, steps: &mut Vec<Step>) -> Result<Vec<Step>, Error> {
+    let maker = Maker { plan, host };
     let mut late = Vec::new();
     for mount in &plan.mounts {
         match &mount.kind {
-            MountKind::Bind(source) => steps.push(bind(plan, mount, source)?),
-            MountKind::Cgroup => cgroup_mounts(plan, mount, host, steps)?,
+            MountKind::Bind(source) => steps.push(Step::Mount(Box::new(maker.bind(mount, source)?))),
+            MountKind::Cgroup => maker.cgroups(mount, steps)?,
             MountKind::Filesystem(kind, source) => {
                 let mut options = mount.options.clone();
-                if options.attributes.set & attr::RDONLY != 0 && mount.target.as_bytes() == b"dev" {
+                let filled = kind == "tmpfs" || mount.target.as_bytes() == b"dev";
+                if options.attributes.set & attr::RDONLY != 0 && filled {
                     options.attributes.set &= !attr::RDONLY;
                     late.push(Step::ReadOnlyMount { path: mount.target.clone() });
                 }
-                steps.push(filesystem(mount, kind, source, &options)?);
+                steps.push(maker.filesystem(mount, kind, source, &options)?);
             }
         }
     }
     Ok(late)
 }
 
-fn propagation(options: &ParsedOptions) -> Vec<u64> {
+pub(super) fn propagation(options: &ParsedOptions) -> Vec<u64> {
     options.propagation.iter().map(|p| p.kind | if p.recursive { libc::MS_REC } else { 0 }).collect()
 }
 
-/// What cannot be set before a mount is attached.
-fn late_propagation(options: &ParsedOptions) -> Vec<u64> {
-    propagation(options).into_iter().filter(|flags| flags & libc::MS_UNBINDABLE != 0).collect()
+/// What is set before a mount is attached, and what cannot be.
+fn divided_propagation(options: &ParsedOptions) -> (Vec<u64>, Vec<u64>) {
+    propagation(options).into_iter().partition(|flags| flags & libc::MS_UNBINDABLE == 0)
 }
 
-fn step(mount: &MountPlan, what: What, directory: bool) -> MountStep {
+pub(super) fn step(mount: &MountPlan, what: What, directory: bool) -> MountStep {
     MountStep {
         what,
         target: mount.target.clone(),
@@ -53,6 +55,9 @@ fn step(mount: &MountPlan, what: What, directory: bool) -> MountStep {
         directory,
         propagation: Vec::new(),
         instead: None,
+        ordinary: false,
+        copy_up: false,
+        copy_mode: false,
     }
 }
 
@@ -64,55 +69,103 @@ fn shown_source(mount: &MountPlan) -> String {
     }
 }
 
-fn bind(plan: &Plan, mount: &MountPlan, source: &Path) -> Result<Step, Error> {
-    let failed = |errno: Errno| {
-        Error::host(
-            format!(
-                "error mounting {:?} to rootfs at {:?}: opening the source",
-                source.display().to_string(),
-                mount.destination.display().to_string()
-            ),
-            errno,
-        )
-    };
-    let file = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(failed)?.st_mode);
-    let directory = kind == FileType::Directory;
-    let mut options = mount.options.clone();
-    options.bind = Some(options.bind.unwrap_or(Bind::One));
-    let shared = plan.root_propagation & libc::MS_SHARED != 0;
-    if !shared {
-        // As in a tree that was made slave before the bind: events of the host come in, none goes out, unless the
-        // options say otherwise.
-        let inherited = mount::Propagation { kind: libc::MS_SLAVE, recursive: true };
-        options.propagation.insert(0, inherited);
+/// Makes steps of mounts.
+pub(super) struct Maker<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) host: &'a HostFeatures,
+}
+
+impl Maker<'_> {
+    fn in_user_space(&self) -> bool {
+        self.plan.spaces.has(flags::NEWUSER)
     }
+
+    pub(super) fn bind(&self, mount: &MountPlan, source: &Path) -> Result<MountStep, Error> {
+        let failed = |errno: Errno| {
+            Error::host(
+                format!(
+                    "error mounting {:?} to rootfs at {:?}: opening the source",
+                    source.display().to_string(),
+                    mount.destination.display().to_string()
+                ),
+                errno,
+            )
+        };
+        let mut options = mount.options.clone();
+        options.bind = Some(options.bind.unwrap_or(Bind::One));
+        if self.plan.root_propagation & libc::MS_SHARED == 0 {
+            // As in a tree that was made slave before the bind: events of the host come in, none goes out, unless the
+            // options say otherwise.
+            let inherited = mount::Propagation { kind: libc::MS_SLAVE, recursive: true };
+            options.propagation.insert(0, inherited);
+        }
+        // The parent's rights reach what a user namespace would keep from the child, and only it can make id maps.
+        // Otherwise the child makes the mounts itself, so that the kernel lists them in their order.
+        let by_parent =
+            self.host.mounts && (self.in_user_space() || options.id_mapped.is_some() || options.id_map.is_some());
+        let (what, propagation, directory) = if detached_mounts() && by_parent {
+            let file = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+            let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(failed)?.st_mode);
+            let tree = mount::detached_bind(file.as_fd(), &options)
+                .map_err(|error| Error::host(format!("{}: {}", mount.field, model::render(&error)), Errno::INVAL))?;
+            self.map_by_joined(mount, &tree)?;
+            (What::Detached(tree), divided_propagation(&options).1, kind == FileType::Directory)
+        } else {
+            let kind = FileType::from_raw_mode(rustix::fs::stat(source).map_err(failed)?.st_mode);
+            let (what, propagation) = own_bind(mount, source, &options)?;
+            (what, propagation, kind == FileType::Directory)
+        };
+        let mut step = step(mount, what, directory);
+        step.propagation = propagation;
+        Ok(step)
+    }
+
+    /// `idmap` without maps where the container joins a user namespace: that one has them.
+    fn map_by_joined(&self, mount: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
+        if mount.options.id_mapped.is_none() || mount.options.id_map.is_some() {
+            return Ok(());
+        }
+        let Some((_, path)) = self.plan.spaces.joined.iter().find(|(kind, _)| *kind == flags::NEWUSER) else {
+            return Ok(());
+        };
+        let failed = |errno| Error::host(format!("{}: mapping ids by {}", mount.field, path.display()), errno);
+        let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        let change = MountAttr { user_namespace: Some(namespace.as_fd()), ..MountAttr::default() };
+        mount_setattr(tree, c"", mount.options.id_mapped == Some(true), &change).map_err(failed)
+    }
+}
+
+/// A bind that the child makes.
+fn own_bind(mount: &MountPlan, source: &Path, options: &ParsedOptions) -> Result<(What, Vec<u64>), Error> {
+    if options.id_map.is_some() || options.id_mapped.is_some() {
+        let reason =
+            if detached_mounts() { "id-mapped mounts need CAP_SYS_ADMIN" } else { "id-mapped mounts need Linux 5.12" };
+        return Err(Error::unsupported(format!("{}.uidMappings", mount.field), reason));
+    }
+    let recursive = options.bind == Some(Bind::Tree);
     if detached_mounts() {
-        let tree = mount::detached_bind(file.as_fd(), &options)
-            .map_err(|error| Error::host(format!("{}: {}", mount.field, model::render(&error)), Errno::INVAL))?;
-        let mut step = step(mount, What::Detached(tree), directory);
-        step.propagation = late_propagation(&options);
-        return Ok(Step::Mount(Box::new(step)));
-    }
-    if options.id_map.is_some() {
-        return Err(Error::unsupported(format!("{}.uidMappings", mount.field), "id-mapped mounts need Linux 5.12"));
+        let pair = |attributes: Attributes| (attributes.set, attributes.clear);
+        let (early, late) = divided_propagation(options);
+        let bind = crate::child::Bind {
+            source: path_string(source)?,
+            recursive,
+            attributes: [pair(options.attributes), pair(options.recursive_attributes)],
+            propagation: early,
+        };
+        return Ok((What::Bind(bind), late));
     }
     if options.recursive_attributes != Attributes::default() {
         return Err(Error::unsupported(format!("{}.options", mount.field), "recursive flags need Linux 5.12"));
     }
-    let recursive = if options.bind == Some(Bind::Tree) { libc::MS_REC } else { 0 };
-    let remount = legacy_flags(options.attributes);
     let changed = options.attributes != Attributes::default();
     let legacy = Legacy {
         kind: None,
         source: path_string(source)?,
         data: CString::default(),
-        flags: libc::MS_BIND | recursive,
-        remount: changed.then_some(libc::MS_REMOUNT | libc::MS_BIND | remount),
+        flags: libc::MS_BIND | if recursive { libc::MS_REC } else { 0 },
+        remount: changed.then_some(libc::MS_REMOUNT | libc::MS_BIND | legacy_flags(options.attributes)),
     };
-    let mut step = step(mount, What::Legacy(legacy), directory);
-    step.propagation = propagation(&options);
-    Ok(Step::Mount(Box::new(step)))
+    Ok((What::Legacy(legacy), propagation(options)))
 }
 
 /// `MS_*` of `MOUNT_ATTR_*`.
@@ -138,16 +191,47 @@ fn legacy_flags(attributes: Attributes) -> u64 {
     flags
 }
 
-fn filesystem(mount: &MountPlan, kind: &str, source: &str, options: &ParsedOptions) -> Result<Step, Error> {
-    if detached_mounts() && !is_namespaced(kind) {
-        let tree = mount::detached_with(kind, source, options)
-            .map_err(|error| Error::host(format!("{}: {}", mount.field, model::render(&error)), Errno::INVAL))?;
-        return Ok(Step::Mount(Box::new(step(mount, What::Detached(tree), true))));
+impl Maker<'_> {
+    pub(super) fn filesystem(
+        &self,
+        mount: &MountPlan,
+        kind: &str,
+        source: &str,
+        options: &ParsedOptions,
+    ) -> Result<Step, Error> {
+        if detached_mounts() && self.host.mounts && !is_namespaced(kind) {
+            let tree = mount::detached_with(kind, source, options)
+                .map_err(|error| Error::host(format!("{}: {}", mount.field, model::render(&error)), Errno::INVAL))?;
+            let mut step = step(mount, What::Detached(tree), true);
+            step.propagation = divided_propagation(options).1;
+            return Ok(Step::Mount(Box::new(step)));
+        }
+        let what = filesystem_what(mount, kind, source, options)?;
+        let mut step = step(mount, what, true);
+        step.propagation = propagation(options);
+        step.ordinary = matches!(kind, "proc" | "sysfs");
+        step.copy_up = options.copy_up;
+        step.copy_mode = kind == "tmpfs" && !options.data.iter().any(|option| option.starts_with("mode="));
+        step.instead = self.view_of_host(mount, kind)?;
+        Ok(Step::Mount(Box::new(step)))
     }
-    let what = filesystem_what(mount, kind, source, options)?;
-    let mut step = step(mount, what, true);
-    step.propagation = propagation(options);
-    Ok(Step::Mount(Box::new(step)))
+
+    /// A user namespace may only mount the procfs and sysfs of namespaces that it owns. Those that it does not own are
+    /// the host's, whose own mounts show the same.
+    fn view_of_host(&self, mount: &MountPlan, kind: &str) -> Result<Option<What>, Error> {
+        let (owner, place) = match kind {
+            "proc" => (flags::NEWPID, Path::new("/proc")),
+            "sysfs" => (flags::NEWNET, Path::new("/sys")),
+            _ => return Ok(None),
+        };
+        if !self.in_user_space() || self.plan.spaces.new & owner != 0 {
+            return Ok(None);
+        }
+        let mut bind = mount.clone();
+        bind.options.bind = Some(Bind::Tree);
+        bind.options.data.clear();
+        Ok(Some(self.bind(&bind, place)?.what))
+    }
 }
 
 /// A label has commas in it, which separate options: mount(2) takes it in quotes.
@@ -158,7 +242,12 @@ fn quoted(option: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-fn filesystem_what(mount: &MountPlan, kind: &str, source: &str, options: &ParsedOptions) -> Result<What, Error> {
+pub(super) fn filesystem_what(
+    mount: &MountPlan,
+    kind: &str,
+    source: &str,
+    options: &ParsedOptions,
+) -> Result<What, Error> {
     if options.recursive_attributes != Attributes::default() && !detached_mounts() {
         return Err(Error::unsupported(format!("{}.options", mount.field), "recursive flags need Linux 5.12"));
     }
@@ -200,83 +289,6 @@ fn filesystem_what(mount: &MountPlan, kind: &str, source: &str, options: &Parsed
     }))
 }
 
-/// The container's view of the cgroups: on version 2 one mount; on version 1 a directory with one per hierarchy.
-fn cgroup_mounts(plan: &Plan, mount: &MountPlan, host: &HostFeatures, steps: &mut Vec<Step>) -> Result<(), Error> {
-    let own_view = plan.spaces.has(flags::NEWCGROUP);
-    match &host.cgroups {
-        cgroups::Host::V2 { mount: place } => {
-            let source = place.join(plan.cgroup.as_str());
-            if !own_view {
-                steps.push(bind(plan, mount, &source)?);
-                return Ok(());
-            }
-            let what = filesystem_what(mount, "cgroup2", "cgroup", &mount.options)?;
-            let mut made = step(mount, what, true);
-            made.propagation = propagation(&mount.options);
-            if detached_mounts()
-                && let Step::Mount(instead) = bind(plan, mount, &source)?
-                && let What::Detached(tree) = instead.what
-            {
-                made.instead = Some(tree);
-            }
-            steps.push(Step::Mount(Box::new(made)));
-        }
-        cgroups::Host::V1 { controllers } => cgroup_v1(plan, mount, controllers, own_view, steps)?,
-    }
-    Ok(())
-}
-
-fn cgroup_v1(
-    plan: &Plan,
-    mount: &MountPlan,
-    controllers: &[(String, std::path::PathBuf)],
-    own_view: bool,
-    steps: &mut Vec<Step>,
-) -> Result<(), Error> {
-    let read_only = mount.options.attributes.set & attr::RDONLY != 0;
-    let mut options = mount.options.clone();
-    options.attributes.set &= !attr::RDONLY;
-    options.data = vec!["mode=755".to_owned()];
-    steps.push(filesystem(mount, "tmpfs", "tmpfs", &options)?);
-    let below = |name: &str| {
-        let target = c_string([mount.target.as_bytes(), b"/", name.as_bytes()].concat())?;
-        Ok::<_, Error>(MountPlan { target, destination: mount.destination.join(name), ..mount.clone() })
-    };
-    let mut links = Vec::new();
-    let mut places: Vec<&Path> = Vec::new();
-    for (controller, place) in controllers.iter().filter(|(controller, _)| !controller.is_empty()) {
-        let directory = place.file_name().and_then(|name| name.to_str()).unwrap_or(controller);
-        if controller != directory && !controller.starts_with("name=") {
-            links.push(Link { name: c_string(controller.as_str())?, target: c_string(directory)? });
-        }
-        if places.contains(&place.as_path()) {
-            continue;
-        }
-        places.push(place);
-        let part = below(directory)?;
-        if own_view {
-            let together = controllers.iter().filter(|(_, other)| other == place).map(|(name, _)| name.clone());
-            let mut options = part.options.clone();
-            options.data = together.collect();
-            // A named hierarchy has no controllers.
-            if options.data.iter().any(|name| name.starts_with("name=")) {
-                options.data.insert(0, "none".to_owned());
-            }
-            let what = filesystem_what(&part, "cgroup", "cgroup", &options)?;
-            steps.push(Step::Mount(Box::new(step(&part, what, true))));
-        } else {
-            steps.push(bind(plan, &part, &place.join(plan.cgroup.as_str()))?);
-        }
-    }
-    if !links.is_empty() {
-        steps.push(Step::Links { parent: mount.target.clone(), links });
-    }
-    if read_only {
-        steps.push(Step::ReadOnlyMount { path: mount.target.clone() });
-    }
-    Ok(())
-}
-
 pub(super) fn devices(
     plan: &Plan,
     host: &HostFeatures,
@@ -286,8 +298,12 @@ pub(super) fn devices(
     if !plan.fill_dev {
         return Ok(());
     }
-    if host.device_nodes && !in_user_space {
-        let mut rest: Vec<&DevicePlan> = plan.devices.iter().collect();
+    let nodes = host.device_nodes && !in_user_space;
+    // A FIFO is no device: anybody may make one.
+    let (made, bound): (Vec<_>, Vec<_>) =
+        plan.devices.iter().partition(|device| nodes || device.kind == DeviceKind::Fifo);
+    {
+        let mut rest: Vec<&DevicePlan> = made;
         while let Some(first) = rest.first() {
             let parent = first.parent.clone();
             let (these, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|device| device.parent == parent);
@@ -305,10 +321,10 @@ pub(super) fn devices(
                 .collect();
             steps.push(Step::Devices { parent, devices });
         }
-    } else {
-        for device in &plan.devices {
-            steps.push(bind_device(plan, device)?);
-        }
+    }
+    let maker = Maker { plan, host };
+    for device in bound {
+        steps.push(maker.bind_device(device)?);
     }
     let mut links = vec![
         ("fd", "/proc/self/fd"),
@@ -328,24 +344,26 @@ pub(super) fn devices(
     Ok(())
 }
 
-/// Where nodes cannot be made, the host's are bound, if they are the same device.
-fn bind_device(plan: &Plan, device: &DevicePlan) -> Result<Step, Error> {
-    use std::os::unix::fs::MetadataExt as _;
-    let failed = |source| Error::host(format!("looking at device {}", device.path.display()), source);
-    let found = std::fs::metadata(&device.path).map_err(failed)?;
-    let kind = found.file_type();
-    if !(kind.is_char_device() || kind.is_block_device()) || found.rdev() != device.number {
-        return Err(failed(std::io::Error::from_raw_os_error(libc::ENODEV)));
+impl Maker<'_> {
+    /// Where nodes cannot be made, the host's are bound, if they are the same device.
+    fn bind_device(&self, device: &DevicePlan) -> Result<Step, Error> {
+        use std::os::unix::fs::MetadataExt as _;
+        let failed = |source| Error::host(format!("looking at device {}", device.path.display()), source);
+        let found = std::fs::metadata(&device.path).map_err(failed)?;
+        let kind = found.file_type();
+        if !(kind.is_char_device() || kind.is_block_device()) || found.rdev() != device.number {
+            return Err(failed(std::io::Error::from_raw_os_error(libc::ENODEV)));
+        }
+        let mut target = device.parent.as_bytes().to_vec();
+        target.push(b'/');
+        target.extend_from_slice(device.name.as_bytes());
+        let mount = MountPlan {
+            field: "linux.devices".to_owned(),
+            kind: MountKind::Bind(device.path.clone()),
+            target: c_string(target)?,
+            destination: device.path.clone(),
+            options: ParsedOptions::default(),
+        };
+        Ok(Step::Mount(Box::new(self.bind(&mount, &device.path)?)))
     }
-    let mut target = device.parent.as_bytes().to_vec();
-    target.push(b'/');
-    target.extend_from_slice(device.name.as_bytes());
-    let mount = MountPlan {
-        field: "linux.devices".to_owned(),
-        kind: MountKind::Bind(device.path.clone()),
-        target: c_string(target)?,
-        destination: device.path.clone(),
-        options: ParsedOptions::default(),
-    };
-    bind(plan, &mount, &device.path)
 }

@@ -6,10 +6,12 @@
 //! **Invariant:** nothing in this module allocates, takes a lock or can panic: the child runs on a copy of the
 //! parent's memory. (The functions of `rustix` and `sys` that are called here are bare system calls.)
 
+mod copy;
 mod creds;
 mod devices;
 mod home;
 mod hooks;
+mod mask;
 mod mounts;
 mod netdev;
 mod path;
@@ -29,8 +31,8 @@ use rustix::net::{
 };
 use rustix::process::{Resource, Rlimit};
 pub(crate) use step::{
-    Awaited, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, Legacy, Link, MountStep, NetDevice,
-    Process, RootTree, Script, Stdio, Step, StringArray, What,
+    Awaited, Bind, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, Legacy, Link, MountStep,
+    NetDevice, Process, RootTree, Script, Stdio, Step, StringArray, What,
 };
 use sys::clone::exit_now;
 
@@ -219,6 +221,12 @@ impl Child<'_> {
             },
             Step::WorkingDirectory { path } => path::directory(self.root()?, path).map(drop),
             Step::Pivot { by_move } => mounts::change_root(self.root()?, by_move.as_deref()),
+            Step::Chroot => mounts::chroot(self.root()?),
+            Step::EnterRoot(root) => {
+                mounts::chroot(root.as_fd())?;
+                self.root = Some(rustix::io::fcntl_dupfd_cloexec(root, 3)?);
+                Ok(())
+            }
             Step::RootReadOnly => mounts::root_read_only(self.root()?),
             Step::RootPropagation(flags) => mounts::propagate(*flags),
             Step::Mask { path } => self.mask_path(path),

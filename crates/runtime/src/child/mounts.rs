@@ -3,13 +3,13 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use sys::mount::{MountAttr, attr};
 
 use super::path::{self, Text};
-use super::{Child, Filesystem, Legacy, MountStep, RootTree, What};
+use super::{Bind, Filesystem, Legacy, MountStep, RootTree, What, copy};
 
 const REC: u64 = libc::MS_REC;
 
@@ -47,69 +47,142 @@ pub(super) fn attach_root(tree: &RootTree) -> Result<OwnedFd, Errno> {
             rustix::mount::move_mount(mount, c"", rustix::fs::CWD, c"/", flags)?;
             rustix::io::fcntl_dupfd_cloexec(mount, 3)
         }
-        RootTree::Path(directory) => {
+        RootTree::Path { directory, propagation } => {
             mount_raw(Some(directory), directory, None, libc::MS_BIND | REC, None)?;
-            mount_raw(None, directory, None, libc::MS_PRIVATE, None)?;
+            mount_raw(None, directory, None, *propagation, None)?;
             rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         }
     }
 }
 
 pub(super) fn mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<(), Errno> {
-    let target = || {
-        if step.directory { path::directory(root, &step.target) } else { path::file(root, &step.target) }
-    };
-    match &step.what {
-        What::Detached(mount) => {
-            attach(mount.as_fd(), target()?.as_fd())?;
-            for flags in &step.propagation {
-                set_propagation(mount.as_fd(), *flags)?;
-            }
-        }
-        What::Filesystem(filesystem) => match make(filesystem) {
-            Ok(mount) => {
-                attach(mount.as_fd(), target()?.as_fd())?;
-                for flags in &step.propagation {
-                    set_propagation(mount.as_fd(), *flags)?;
-                }
-            }
-            Err(errno @ (Errno::PERM | Errno::BUSY)) => match &step.instead {
-                Some(mount) => attach(mount.as_fd(), target()?.as_fd())?,
-                None => return Err(errno),
-            },
-            Err(errno) => return Err(errno),
+    match mount_what(root, step, &step.what) {
+        Err(errno @ (Errno::PERM | Errno::BUSY)) => match &step.instead {
+            Some(what) => mount_what(root, step, what),
+            None => Err(errno),
         },
-        What::Legacy(legacy) => {
-            let place = target()?;
-            mount_legacy(legacy, place.as_fd())?;
-            if legacy.remount.is_none() && step.propagation.is_empty() {
-                return Ok(());
-            }
-            // The descriptor is of the place under the mount; the mount itself is found by the same path.
-            let place = target()?;
-            let mut name = Text::new();
-            path::magic(place.as_fd(), &mut name)?;
-            if let Some(flags) = legacy.remount {
-                mount_raw(None, name.as_c_str()?, None, flags, None)?;
-            }
-            for flags in &step.propagation {
-                mount_raw(None, name.as_c_str()?, None, *flags, None)?;
-            }
+        result => result,
+    }
+}
+
+fn mount_what(root: BorrowedFd<'_>, step: &MountStep, what: &What) -> Result<(), Errno> {
+    let place = Place::find(root, step)?;
+    let made;
+    let mount = match what {
+        What::Detached(mount) => mount.as_fd(),
+        What::Bind(bind) => {
+            made = make_bind(bind)?;
+            made.as_fd()
         }
+        What::Filesystem(filesystem) => {
+            made = make(filesystem, place.mode(step)?)?;
+            if step.copy_up {
+                copy::tree(place.fd.as_fd(), made.as_fd())?;
+            }
+            made.as_fd()
+        }
+        What::Legacy(legacy) => return mount_legacy(root, step, legacy, &place),
+    };
+    attach(mount, place.fd.as_fd())?;
+    for flags in &step.propagation {
+        set_propagation(mount, *flags)?;
     }
     Ok(())
 }
 
-fn mount_legacy(legacy: &Legacy, place: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut name = Text::new();
-    path::magic(place, &mut name)?;
-    let data = if legacy.data.is_empty() { None } else { Some(legacy.data.as_c_str()) };
-    mount_raw(Some(&legacy.source), name.as_c_str()?, legacy.kind.as_deref(), legacy.flags, data)
+/// Where something is mounted.
+struct Place {
+    fd: OwnedFd,
+    /// Whether it was there before.
+    existed: bool,
 }
 
-fn make(filesystem: &Filesystem) -> Result<OwnedFd, Errno> {
+impl Place {
+    /// Opens the place of a mount below the root, making it where it is missing.
+    fn find(root: BorrowedFd<'_>, step: &MountStep) -> Result<Self, Errno> {
+        let extra = if step.directory { OFlags::DIRECTORY } else { OFlags::empty() };
+        let (fd, existed) = match path::open_ordinary(root, &step.target, extra) {
+            Ok(fd) => return Ok(Self { fd, existed: true }),
+            Err(Errno::NOENT) if step.ordinary => (path::ordinary_directory(root, &step.target)?, false),
+            Err(Errno::NOENT) => (made_place(root, step)?, false),
+            Err(Errno::LOOP) if !step.ordinary => match path::open(root, &step.target, extra) {
+                Ok(fd) => (fd, true),
+                Err(Errno::NOENT) => (made_place(root, step)?, false),
+                Err(errno) => return Err(errno),
+            },
+            Err(errno) => return Err(errno),
+        };
+        // A link may lead where the plan would have refused the path itself.
+        if !step.target.to_bytes().starts_with(b"proc/") && is_procfs(fd.as_fd())? {
+            return Err(Errno::XDEV);
+        }
+        Ok(Self { fd, existed })
+    }
+
+    /// The mode that a new file system takes over from here.
+    fn mode(&self, step: &MountStep) -> Result<Option<u32>, Errno> {
+        if !(step.copy_mode && self.existed) {
+            return Ok(None);
+        }
+        Ok(Some(rustix::fs::fstat(&self.fd)?.st_mode & 0o7777))
+    }
+}
+
+fn made_place(root: BorrowedFd<'_>, step: &MountStep) -> Result<OwnedFd, Errno> {
+    if step.directory { path::directory(root, &step.target) } else { path::file(root, &step.target) }
+}
+
+fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
+}
+
+fn mount_legacy(root: BorrowedFd<'_>, step: &MountStep, legacy: &Legacy, place: &Place) -> Result<(), Errno> {
+    let mut name = Text::new();
+    path::magic(place.fd.as_fd(), &mut name)?;
+    let mut data = Text::new();
+    if let Some(mode) = place.mode(step)? {
+        data.append(b"mode=")?;
+        data.append_octal(mode)?;
+        data.append(if legacy.data.is_empty() { b"" } else { b"," })?;
+    }
+    data.append(legacy.data.to_bytes())?;
+    let data = data.as_c_str()?;
+    let data = if data.is_empty() { None } else { Some(data) };
+    mount_raw(Some(&legacy.source), name.as_c_str()?, legacy.kind.as_deref(), legacy.flags, data)?;
+    if legacy.remount.is_none() && step.propagation.is_empty() && !step.copy_up {
+        return Ok(());
+    }
+    // The descriptor is of the place under the mount; the mount itself is found by the same path.
+    let mount = Place::find(root, step)?.fd;
+    path::magic(mount.as_fd(), &mut name)?;
+    if step.copy_up {
+        copy::tree(place.fd.as_fd(), mount.as_fd())?;
+    }
+    if let Some(flags) = legacy.remount {
+        remount(mount.as_fd(), name.as_c_str()?, flags)?;
+    }
+    for flags in &step.propagation {
+        mount_raw(None, name.as_c_str()?, None, *flags, None)?;
+    }
+    Ok(())
+}
+
+/// Sets the flags of a mount. In a user namespace some that it has may be locked: those are said again.
+fn remount(mount: BorrowedFd<'_>, name: &CStr, flags: u64) -> Result<(), Errno> {
+    match mount_raw(None, name, None, flags, None) {
+        Err(Errno::PERM) => mount_raw(None, name, None, flags | flags_of(mount)?, None),
+        result => result,
+    }
+}
+
+fn make(filesystem: &Filesystem, mode: Option<u32>) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(filesystem.kind.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&context, c"source", filesystem.source.as_c_str())?;
+    if let Some(mode) = mode {
+        let mut text = Text::new();
+        text.append_octal(mode)?;
+        rustix::mount::fsconfig_set_string(&context, c"mode", text.as_c_str()?)?;
+    }
     for (key, value) in &filesystem.parameters {
         match value {
             Some(value) => rustix::mount::fsconfig_set_string(&context, key.as_c_str(), value.as_c_str())?,
@@ -119,6 +192,32 @@ fn make(filesystem: &Filesystem) -> Result<OwnedFd, Errno> {
     rustix::mount::fsconfig_create(&context)?;
     let attributes = MountAttrFlags::from_bits_retain(filesystem.attributes);
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn make_bind(bind: &Bind) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if bind.recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let mount = rustix::mount::open_tree(rustix::fs::CWD, bind.source.as_c_str(), flags)?;
+    for ((set, clear), recursive) in bind.attributes.into_iter().zip([false, true]) {
+        if set == 0 && clear == 0 {
+            continue;
+        }
+        let change = MountAttr { set, clear, ..MountAttr::default() };
+        match sys::mount::mount_setattr(mount.as_fd(), c"", recursive, &change) {
+            // What came from another user namespace is locked; what is to be set must be set all the same.
+            Err(Errno::PERM) if clear != 0 => {
+                let change = MountAttr { set: set & !attr::ATIME, ..MountAttr::default() };
+                sys::mount::mount_setattr(mount.as_fd(), c"", recursive, &change)?;
+            }
+            result => result?,
+        }
+    }
+    for flags in &bind.propagation {
+        set_propagation(mount.as_fd(), *flags)?;
+    }
+    Ok(mount)
 }
 
 pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -146,15 +245,24 @@ pub(super) fn make_read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Er
     set_read_only(place.as_fd())
 }
 
-fn set_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn set_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
     if sys::features().mount_setattr {
         let change = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
         return sys::mount::mount_setattr(mount, c"", false, &change);
     }
     // mount(2) sets all flags: those that are there must be said again, or a locked one makes it fail.
+    let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | flags_of(mount)?;
+    let mut name = Text::new();
+    path::magic(mount, &mut name)?;
+    mount_raw(None, name.as_c_str()?, None, flags, None)
+}
+
+/// The `MS_*` flags that a mount has.
+fn flags_of(mount: BorrowedFd<'_>) -> Result<u64, Errno> {
     let have = rustix::fs::fstatvfs(mount)?.f_flag.bits();
-    let mut flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+    let mut flags = 0;
     for (bit, flag) in [
+        (libc::ST_RDONLY, libc::MS_RDONLY),
         (libc::ST_NOSUID, libc::MS_NOSUID),
         (libc::ST_NODEV, libc::MS_NODEV),
         (libc::ST_NOEXEC, libc::MS_NOEXEC),
@@ -166,9 +274,7 @@ fn set_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
             flags |= flag;
         }
     }
-    let mut name = Text::new();
-    path::magic(mount, &mut name)?;
-    mount_raw(None, name.as_c_str()?, None, flags, None)
+    Ok(flags)
 }
 
 /// Makes everything at `path` appear read-only, by a mount of it on itself. What is not there needs nothing.
@@ -227,67 +333,13 @@ pub(super) fn change_root(root: BorrowedFd<'_>, by_move: Option<&[CString]>) -> 
     rustix::process::chdir(c"/")
 }
 
+/// Makes `root` the root of this process and no other: the mount namespace is also somebody else's.
+pub(super) fn chroot(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(c".")?;
+    rustix::process::chdir(c"/")
+}
+
 pub(super) fn root_read_only(root: BorrowedFd<'_>) -> Result<(), Errno> {
     set_read_only(root)
-}
-
-impl Child<'_> {
-    /// Hides what is at `path` behind an empty read-only directory, or behind the null device.
-    pub(super) fn mask_path(&mut self, path: &CStr) -> Result<(), Errno> {
-        let place = match path::open(self.root()?, path, OFlags::empty()) {
-            Ok(place) => place,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            Err(errno) => return Err(errno),
-        };
-        let directory = FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) == FileType::Directory;
-        if !sys::features().new_mount_api {
-            return mask_legacy(self.root()?, place.as_fd(), path, directory);
-        }
-        if directory {
-            let fresh = if self.mask.is_none() { Some(empty_directory()?) } else { None };
-            return cover(&mut self.mask, fresh, place.as_fd());
-        }
-        let fresh = match &self.mask_null {
-            None => Some(rustix::io::fcntl_dupfd_cloexec(self.script.null.as_ref().ok_or(Errno::BADF)?, 3)?),
-            Some(_) => None,
-        };
-        cover(&mut self.mask_null, fresh, place.as_fd())
-    }
-}
-
-/// Attaches `fresh`, or a copy of the `used` one. Kernels before 6.15 copy only what is attached somewhere.
-fn cover(used: &mut Option<OwnedFd>, fresh: Option<OwnedFd>, place: BorrowedFd<'_>) -> Result<(), Errno> {
-    match (fresh, used.as_ref()) {
-        (Some(mount), _) => {
-            attach(mount.as_fd(), place)?;
-            *used = Some(mount);
-            Ok(())
-        }
-        (None, Some(mount)) => attach(copy(mount.as_fd(), false)?.as_fd(), place),
-        (None, None) => Err(Errno::BADF),
-    }
-}
-
-fn empty_directory() -> Result<OwnedFd, Errno> {
-    let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&context, c"nr_inodes", c"2")?;
-    rustix::mount::fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-fn mask_legacy(root: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &CStr, directory: bool) -> Result<(), Errno> {
-    let mut name = Text::new();
-    path::magic(place, &mut name)?;
-    let name = name.as_c_str()?;
-    if directory {
-        let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-        return mount_raw(Some(c"tmpfs"), name, Some(c"tmpfs"), flags, Some(c"nr_inodes=2"));
-    }
-    mount_raw(Some(c"/dev/null"), name, None, libc::MS_BIND, None)?;
-    // Read-only, or the container's root could change the mode of the host's null device.
-    make_read_only(root, path)
 }

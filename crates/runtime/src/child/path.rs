@@ -15,12 +15,24 @@ const PATH_BYTES: usize = 4096;
 
 /// Opens `path` inside `root` with `O_PATH`; `extra` may add `O_DIRECTORY` or `O_NOFOLLOW`.
 pub(super) fn open(root: BorrowedFd<'_>, path: &CStr, extra: OFlags) -> Result<OwnedFd, Errno> {
+    resolve(root, path, extra, MAX_LINKS)
+}
+
+/// As [`open`], following no link at all: ELOOP if there is one.
+pub(super) fn open_ordinary(root: BorrowedFd<'_>, path: &CStr, extra: OFlags) -> Result<OwnedFd, Errno> {
+    resolve(root, path, extra, 0)
+}
+
+fn resolve(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, max_links: u32) -> Result<OwnedFd, Errno> {
     if !sys::features().openat2 {
-        return walk(root, path, extra, false);
+        return walk(root, path, extra, false, max_links);
     }
     let path = if path.is_empty() { c"." } else { path };
     let flags = OFlags::PATH | OFlags::CLOEXEC | extra;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    if max_links == 0 {
+        resolve |= ResolveFlags::NO_SYMLINKS;
+    }
     for _ in 0..128 {
         match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
             // The kernel gives up on `..` while something is renamed or mounted anywhere (openat2(2)).
@@ -34,7 +46,15 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &CStr, extra: OFlags) -> Result<O
 /// Opens a directory inside `root`, making it and those above it where they are missing.
 pub(super) fn directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     match open(root, path, OFlags::DIRECTORY) {
-        Err(Errno::NOENT) => walk(root, path, OFlags::DIRECTORY, true),
+        Err(Errno::NOENT) => walk(root, path, OFlags::DIRECTORY, true, MAX_LINKS),
+        result => result,
+    }
+}
+
+/// As [`directory`], following no link at all: ELOOP if there is one.
+pub(super) fn ordinary_directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+    match open_ordinary(root, path, OFlags::DIRECTORY) {
+        Err(Errno::NOENT) => walk(root, path, OFlags::DIRECTORY, true, 0),
         result => result,
     }
 }
@@ -71,7 +91,7 @@ pub(super) fn split<'path>(path: &'path CStr, parent: &mut Text) -> Result<&'pat
 /// What `openat2` with `RESOLVE_IN_ROOT` does, one component at a time: no component is ever followed by the kernel,
 /// links are read and continued in the root, and `..` starts again from the root with one name less. With `create`,
 /// missing directories are made, also where a dangling link points.
-fn walk(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, create: bool) -> Result<OwnedFd, Errno> {
+fn walk(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, create: bool, max_links: u32) -> Result<OwnedFd, Errno> {
     let mut rest = Text::new();
     let mut done = Text::new();
     let mut name = Text::new();
@@ -98,7 +118,7 @@ fn walk(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, create: bool) -> Resul
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&next)?.st_mode);
         if kind == FileType::Symlink && !(last && extra.contains(OFlags::NOFOLLOW)) {
             links += 1;
-            if links > MAX_LINKS {
+            if links > max_links {
                 return Err(Errno::LOOP);
             }
             let target = read_link(next.as_fd(), &mut name)?;
@@ -180,13 +200,22 @@ impl Text {
 
     /// Appends a number in decimal.
     pub(super) fn append_number(&mut self, number: u32) -> Result<(), Errno> {
-        let mut digits = [0_u8; 10];
+        self.append_digits(number, 10)
+    }
+
+    /// Appends a number in octal, as modes are written.
+    pub(super) fn append_octal(&mut self, number: u32) -> Result<(), Errno> {
+        self.append_digits(number, 8)
+    }
+
+    fn append_digits(&mut self, number: u32, base: u32) -> Result<(), Errno> {
+        let mut digits = [0_u8; 11];
         let mut first = digits.len();
         let mut left = number;
         loop {
             first -= 1;
-            digits[first] = b'0' + (left % 10) as u8;
-            left /= 10;
+            digits[first] = b'0' + (left % base) as u8;
+            left /= base;
             if left == 0 {
                 return self.append(digits.get(first..).unwrap_or_default());
             }
@@ -299,9 +328,10 @@ mod tests {
         ];
         for (path, want) in cases {
             let path = CString::new(path).unwrap();
-            for result in
-                [open(root.as_fd(), &path, OFlags::empty()), walk(root.as_fd(), &path, OFlags::empty(), false)]
-            {
+            for result in [
+                open(root.as_fd(), &path, OFlags::empty()),
+                walk(root.as_fd(), &path, OFlags::empty(), false, MAX_LINKS),
+            ] {
                 match (result, want) {
                     (Ok(fd), Ok(want)) => assert!(same(&fd, &top.join(want)), "{path:?}"),
                     (Err(errno), Err(want)) => assert_eq!(errno, want, "{path:?}"),
@@ -309,6 +339,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn ordinary_means_without_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path();
+        std::fs::create_dir_all(top.join("real/below")).unwrap();
+        symlink("real", top.join("link")).unwrap();
+        let root = std::fs::File::open(top).unwrap();
+        for (path, want) in [(c"real/below", Ok(())), (c"link", Err(Errno::LOOP)), (c"link/below", Err(Errno::LOOP))] {
+            assert_eq!(open_ordinary(root.as_fd(), path, OFlags::empty()).map(drop), want, "{path:?}");
+            assert_eq!(walk(root.as_fd(), path, OFlags::empty(), false, 0).map(drop), want, "{path:?}");
+        }
+        ordinary_directory(root.as_fd(), c"real/new/deep").unwrap();
+        assert_eq!(ordinary_directory(root.as_fd(), c"link/new").unwrap_err(), Errno::LOOP);
+        assert!(top.join("real/new/deep").is_dir());
     }
 
     #[test]
@@ -332,6 +378,9 @@ mod tests {
         assert_eq!(text.as_c_str().unwrap(), c"/proc/self/fd/0");
         text.append_number(u32::MAX).unwrap();
         assert_eq!(text.as_c_str().unwrap(), c"/proc/self/fd/04294967295");
+        text.set(b"").unwrap();
+        text.append_octal(0o1777).unwrap();
+        assert_eq!(text.as_c_str().unwrap(), c"1777");
         assert_eq!(text.append(&[b'x'; PATH_BYTES]), Err(Errno::NAMETOOLONG));
         let mut parent = Text::new();
         assert_eq!(split(c"a/b/c", &mut parent).unwrap(), c"c");

@@ -124,8 +124,12 @@ pub(crate) enum Step {
         /// The request that takes it up.
         up: Vec<u8>,
     },
+    /// Changes the root of this process only.
+    Chroot,
     /// In an exec: the root that the container has.
     OwnRoot,
+    /// In an exec: the root of the container's first process, where that is not the root of its mount namespace.
+    EnterRoot(OwnedFd),
     Limits {
         limits: Vec<(Resource, Rlimit)>,
         /// Whether it is an error that one cannot be raised.
@@ -155,8 +159,13 @@ pub(crate) enum Step {
 pub(crate) enum RootTree {
     /// A detached mount, attached over the old root, where no path needs to be resolved.
     Detached(OwnedFd),
-    /// A directory of the host that is bound onto itself: for kernels without detached mounts.
-    Path(CString),
+    /// A directory of the host that is bound onto itself: for kernels without detached mounts, for users without the
+    /// right to make them on the host, and in a mount namespace that others use.
+    Path {
+        directory: CString,
+        /// `MS_PRIVATE`, with `MS_REC` where the mounts below are shared with others.
+        propagation: u64,
+    },
 }
 
 /// A mount below the root.
@@ -172,8 +181,15 @@ pub(crate) struct MountStep {
     pub(crate) directory: bool,
     /// `MS_SHARED` and its kin, with `MS_REC`.
     pub(crate) propagation: Vec<u64>,
-    /// What to bind if the kernel refuses the file system with EPERM (cgroup2 without a cgroup namespace of one's own).
-    pub(crate) instead: Option<OwnedFd>,
+    /// What to mount if the kernel refuses the file system with EPERM: cgroup2 without a cgroup namespace of one's
+    /// own, procfs and sysfs in a user namespace that does not own the pid or network namespace.
+    pub(crate) instead: Option<What>,
+    /// Whether no link may lead to the place: a procfs or sysfs must be where later steps and programs look for it.
+    pub(crate) ordinary: bool,
+    /// Copy what the mount covers into it.
+    pub(crate) copy_up: bool,
+    /// Give the root of the file system the mode of the directory that it covers.
+    pub(crate) copy_mode: bool,
 }
 
 /// What a [`MountStep`] mounts.
@@ -181,10 +197,23 @@ pub(crate) struct MountStep {
 pub(crate) enum What {
     /// Made by the parent, with all attributes.
     Detached(OwnedFd),
+    /// As `Detached`, where the parent has no right to make it.
+    Bind(Bind),
     /// A file system of the container's namespaces.
     Filesystem(Filesystem),
     /// By `mount(2)`.
     Legacy(Legacy),
+}
+
+/// A bind, made detached by the child in its own mount namespace.
+#[derive(Debug)]
+pub(crate) struct Bind {
+    pub(crate) source: CString,
+    pub(crate) recursive: bool,
+    /// `MOUNT_ATTR_*` to set and to clear, of this mount, then of all below it.
+    pub(crate) attributes: [(u64, u64); 2],
+    /// `MS_SLAVE` and its kin, with `MS_REC`, set before it is attached.
+    pub(crate) propagation: Vec<u64>,
 }
 
 #[derive(Debug)]

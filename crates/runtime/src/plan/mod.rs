@@ -103,6 +103,9 @@ impl Plan {
         refuse_unsupported(spec)?;
         let linux = spec.linux().as_ref();
         let spaces = Spaces::new(linux)?;
+        if !host.mounts && spaces.new & flags::NEWUSER == 0 && !spaces.joins(flags::NEWUSER) {
+            return Err(Error::invalid("linux.namespaces", "rootless container requires user namespaces"));
+        }
         for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
             if name.as_ref().is_some_and(|name| !name.is_empty()) && !spaces.has(flags::NEWUTS) {
                 return Err(Error::invalid(field, "unable to set it without a private UTS namespace"));
@@ -122,6 +125,8 @@ impl Plan {
         let mut mounts = mounts::plan(spec, &options.bundle)?;
         let mount_label = labels::mount_label(linux)?;
         labels::label_mounts(&mut mounts, mount_label.as_deref());
+        process.warnings.extend(mounts::warnings(&mounts));
+        restrict(linux, &spaces)?;
         let fill_dev = !mounts.iter().any(|mount| mount.target.as_bytes() == b"dev" && mount.is_bind());
         let relative = |list: &Option<Vec<String>>| {
             list.iter().flatten().map(|path| fold_path(Path::new(path))).collect::<Result<Vec<_>, _>>()
@@ -171,9 +176,12 @@ impl Plan {
     }
 
     /// Whether a root file system may be handed over as a detached mount that the host never sees: no hook looks at
-    /// it from the host's side.
+    /// it from the host's side, and it has a mount namespace to be attached in.
     pub fn detached_root_suffices(&self) -> bool {
-        self.hooks.before.is_empty() && self.hooks.poststart.is_empty() && self.hooks.poststop.is_empty()
+        self.spaces.own_mounts()
+            && self.hooks.before.is_empty()
+            && self.hooks.poststart.is_empty()
+            && self.hooks.poststop.is_empty()
     }
 }
 
@@ -217,6 +225,18 @@ fn net_devices(linux: Option<&Linux>, spaces: &Spaces) -> Result<Vec<Wanted>, Er
         return Err(invalid("two devices have one name in the container".to_owned()));
     }
     Ok(list)
+}
+
+/// What would be hidden or closed for everybody in a mount namespace that is not the container's.
+fn restrict(linux: Option<&Linux>, spaces: &Spaces) -> Result<(), Error> {
+    let Some(linux) = linux.filter(|_| !spaces.has(flags::NEWNS)) else { return Ok(()) };
+    for (field, list) in [("linux.maskedPaths", linux.masked_paths()), ("linux.readonlyPaths", linux.readonly_paths())]
+    {
+        if list.as_ref().is_some_and(|list| !list.is_empty()) {
+            return Err(Error::invalid(field, "unable to restrict sys entries without a private MNT namespace"));
+        }
+    }
+    Ok(())
 }
 
 /// Fields that mean something and are not honoured. None is ignored silently.

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use mount::{IdMap, IdRange, ParsedOptions};
-use oci::runtime::{Linux, LinuxDeviceType, LinuxIdMapping};
+use oci::runtime::{Linux, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType};
 
 use crate::Error;
 use crate::child::DeviceKind;
@@ -107,6 +107,17 @@ fn id_map(plan: &mut MountPlan, mount: &oci::runtime::Mount, linux: Option<&Linu
         return Ok(());
     }
     let field = format!("{}.uidMappings", plan.field);
+    if !plan.is_bind() {
+        return Err(Error::unsupported(field, "only bind mounts can be id-mapped"));
+    }
+    let joined = linux.into_iter().flat_map(|linux| linux.namespaces().iter().flatten()).any(|namespace| {
+        namespace.typ() == LinuxNamespaceType::User
+            && namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())
+    });
+    if joined && !given {
+        // The namespace itself carries the maps.
+        return Ok(());
+    }
     let map = match linux {
         Some(linux) if !given => IdMap { users: ranges(linux.uid_mappings()), groups: ranges(linux.gid_mappings()) },
         _ => own,
@@ -114,16 +125,25 @@ fn id_map(plan: &mut MountPlan, mount: &oci::runtime::Mount, linux: Option<&Linu
     if map.users.is_empty() || map.groups.is_empty() {
         return Err(Error::invalid(field, "an id-mapped mount needs mappings for users and groups"));
     }
-    if !plan.is_bind() {
-        return Err(Error::unsupported(field, "only bind mounts can be id-mapped"));
-    }
     plan.options.id_map = Some(map);
     Ok(())
 }
 
+/// Options of a bind that are for a file system: the kernel takes them nowhere, and runtimes have always let them pass.
+pub(crate) fn warnings(mounts: &[MountPlan]) -> impl Iterator<Item = String> + '_ {
+    mounts.iter().filter(|mount| mount.is_bind()).flat_map(|mount| {
+        mount.options.data.iter().map(|option| format!("{}.options: {option:?} means nothing for a bind", mount.field))
+    })
+}
+
 fn refuse_unsupported(plan: &MountPlan) -> Result<(), Error> {
-    if plan.options.copy_up {
-        return Err(Error::unsupported(format!("{}.options", plan.field), "tmpcopyup is not supported"));
+    let tmpfs = matches!(&plan.kind, MountKind::Filesystem(kind, _) if kind == "tmpfs");
+    if plan.options.copy_up && !tmpfs {
+        return Err(Error::invalid(format!("{}.options", plan.field), "tmpcopyup is for a tmpfs"));
+    }
+    let of_links = |option: &&String| matches!(option.as_str(), "copy-symlink" | "src-nofollow" | "dest-nofollow");
+    if let Some(option) = plan.options.data.iter().find(of_links) {
+        return Err(Error::unsupported(format!("{}.options", plan.field), format!("{option} is not supported")));
     }
     if plan.options.remount {
         return Err(Error::unsupported(format!("{}.options", plan.field), "remount is not supported"));
@@ -137,7 +157,7 @@ fn refuse_unsupported(plan: &MountPlan) -> Result<(), Error> {
 /// Nothing but a procfs belongs on `/proc`, and only a few files below it may be covered: whoever controls what
 /// `/proc/self` says controls what later steps write to (CVE-2019-19921 class).
 fn check_place_in_proc(plan: &MountPlan) -> Result<(), Error> {
-    const COVERABLE: [&[u8]; 10] = [
+    const COVERABLE: [&[u8]; 11] = [
         b"cpuinfo",
         b"diskstats",
         b"meminfo",
@@ -148,6 +168,7 @@ fn check_place_in_proc(plan: &MountPlan) -> Result<(), Error> {
         b"slabinfo",
         b"net/dev",
         b"sys/kernel/ns_last_pid",
+        b"sys/crypto/fips_enabled",
     ];
     let refuse = || {
         let shown = plan.destination.display();

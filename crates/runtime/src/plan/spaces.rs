@@ -47,20 +47,8 @@ impl Spaces {
                 Some(path) if !path.is_absolute() => {
                     return Err(Error::invalid("linux.namespaces", format!("{} is not absolute", path.display())));
                 }
-                Some(_) if kind == flags::NEWNS => {
-                    return Err(Error::unsupported(
-                        "linux.namespaces",
-                        "joining a mount namespace by path is not supported",
-                    ));
-                }
                 Some(path) => spaces.joined.push((kind, path.clone())),
             }
-        }
-        if spaces.new & flags::NEWNS == 0 {
-            return Err(Error::unsupported(
-                "linux.namespaces",
-                "a container without a mount namespace is not supported",
-            ));
         }
         let Some(linux) = linux else { return Ok(spaces) };
         if spaces.new & flags::NEWUSER != 0 {
@@ -78,6 +66,12 @@ impl Spaces {
 
     pub(crate) fn joins(&self, kind: u64) -> bool {
         self.joined.iter().any(|(joined, _)| *joined == kind)
+    }
+
+    /// Whether the mount namespace is the container's own, made for it. Otherwise others see its mounts, and its root
+    /// is changed for its processes only.
+    pub(crate) fn own_mounts(&self) -> bool {
+        self.new & flags::NEWNS != 0
     }
 
     /// All kinds, for an exec to enter.
@@ -117,6 +111,12 @@ fn offsets(linux: &Linux, spaces: &Spaces) -> Result<String, Error> {
             return Err(Error::invalid("linux.timeOffsets", format!("{clock:?} is no clock of a time namespace")));
         }
         let _ = writeln!(text, "{clock} {} {}", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+    }
+    if !text.is_empty() && spaces.joins(flags::NEWTIME) {
+        return Err(Error::invalid(
+            "linux.timeOffsets",
+            "cannot be set in a time namespace that is joined by its path",
+        ));
     }
     if !text.is_empty() && spaces.new & flags::NEWTIME == 0 {
         return Err(Error::invalid("linux.timeOffsets", "needs a new time namespace"));

@@ -10,6 +10,8 @@ fn host() -> HostFeatures {
         cgroups: cgroups::Host::V1 { controllers: Vec::new() },
         capabilities: 0b1_0000_0001,
         capabilities_known: 41,
+        rootless: false,
+        mounts: true,
         device_nodes: true,
         kcore: true,
         descriptor_limit: 1024,
@@ -123,7 +125,7 @@ fn refusals_name_the_field() {
         ("linux.rootfsPropagation", |spec| spec["linux"]["rootfsPropagation"] = json!("odd")),
         ("linux.timeOffsets", |spec| spec["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 1}})),
         ("mounts[7].options", |spec| {
-            let mount = json!({"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]});
+            let mount = json!({"destination": "/x", "type": "proc", "options": ["tmpcopyup"]});
             spec["mounts"].as_array_mut().unwrap().push(mount);
         }),
         ("mounts[7].source", |spec| {

@@ -13,10 +13,12 @@ mod agent;
 mod basic;
 mod fixture;
 mod hooks;
+mod mounts;
 mod network;
 mod process;
 mod resources;
 mod rootfs;
+mod rootless;
 mod seccomp;
 mod spaces;
 mod tuning;
@@ -30,20 +32,23 @@ pub(crate) type Case = (&'static str, fn());
 /// Set in the passes that [`main`] starts.
 const PASS: &str = "GANTRY_TEST_PASS";
 
+/// The pass of a user who is not root.
+const ROOTLESS: &str = "rootless";
+
 /// Runs everything three times: as the host is, where it has version 1 of the cgroups also in a view with version 2
-/// only, and with all fallbacks for older kernels.
+/// only, and with all fallbacks for older kernels. Then the cases of a user who is not root, with and without those.
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "--list") {
         return ExitCode::SUCCESS;
     }
     let mut out = std::io::stdout();
+    if std::env::var_os(PASS).is_some() {
+        return cases(&words);
+    }
     if let Some(reason) = fixture::missing() {
         let _ = writeln!(out, "SKIP containers: {reason}");
         return ExitCode::SUCCESS;
-    }
-    if std::env::var_os(PASS).is_some() {
-        return cases(&words);
     }
     let program = std::env::current_exe().unwrap();
     let mut code = ExitCode::SUCCESS;
@@ -65,24 +70,71 @@ fn main() -> ExitCode {
         command.env(sys::FORCE_FALLBACKS_VARIABLE, "1");
         pass("fallbacks", command);
     }
+    match rootless_directory(&program) {
+        Err(reason) => {
+            let _ = writeln!(std::io::stdout(), "SKIP rootless: {reason}");
+        }
+        Ok(directory) => {
+            pass(ROOTLESS, rootless_command(directory.path()));
+            if !sys::features().forced_fallbacks {
+                let mut command = rootless_command(directory.path());
+                command.env(sys::FORCE_FALLBACKS_VARIABLE, "1");
+                pass(ROOTLESS, command);
+            }
+        }
+    }
     code
+}
+
+/// A directory with this program and the files that a user with ranges of ids has in `/etc`.
+fn rootless_directory(program: &std::path::Path) -> Result<tempfile::TempDir, &'static str> {
+    use std::os::unix::fs::PermissionsExt as _;
+    for helper in ["/usr/bin/newuidmap", "/usr/bin/newgidmap", "/usr/bin/setpriv", "/etc/subuid", "/etc/subgid"] {
+        if !std::path::Path::new(helper).exists() {
+            return Err("newuidmap and newgidmap (package uidmap), setpriv or /etc/subuid is missing");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(program, at("containers")).unwrap();
+    let (user, (first, count)) = (rootless::USER, rootless::RANGE);
+    std::fs::write(at("passwd"), format!("root:x:0:0::/root:/bin/sh\nuser:x:{user}:{user}::/tmp:/bin/sh\n")).unwrap();
+    std::fs::write(at("group"), format!("root:x:0:\nuser:x:{user}:\n")).unwrap();
+    for name in ["subuid", "subgid"] {
+        std::fs::write(at(name), format!("user:{first}:{count}\n")).unwrap();
+    }
+    Ok(directory)
+}
+
+/// This program as that user. The files of `/etc` are covered, not changed.
+fn rootless_command(directory: &std::path::Path) -> Command {
+    const ENTER: &str = "user=$1; shift; \
+        for f in passwd group subuid subgid; do mount --bind \"$0/$f\" /etc/$f || exit 1; done; \
+        exec setpriv --reuid=$user --regid=$user --clear-groups \"$0/containers\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]);
+    command.arg(directory).arg(rootless::USER.to_string()).env("TMPDIR", "/tmp");
+    command
 }
 
 fn cases(words: &[String]) -> ExitCode {
     let wanted: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let mut out = std::io::stdout();
-    let cases = [
+    let everything = [
         basic::CASES,
         spaces::CASES,
         rootfs::CASES,
+        mounts::CASES,
         process::CASES,
         hooks::CASES,
         resources::CASES,
         seccomp::CASES,
         tuning::CASES,
         network::CASES,
-    ]
-    .concat();
+    ];
+    let rootless = std::env::var(PASS).is_ok_and(|name| name == ROOTLESS);
+    let cases = if rootless { rootless::CASES.to_vec() } else { everything.concat() };
     let mut failed = Vec::new();
     for (name, case) in cases {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {

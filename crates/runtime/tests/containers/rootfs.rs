@@ -214,7 +214,7 @@ fn mount_errors() {
         (json!({"destination": "/x", "source": "x", "type": "nonsense"}), "error"),
         (json!({"destination": "/bin/busybox", "source": "tmpfs", "type": "tmpfs"}), "not a directory"),
         (json!({"destination": "/", "source": "tmpfs", "type": "tmpfs"}), "mounts["),
-        (json!({"destination": "/x", "source": "tmpfs", "type": "tmpfs", "options": ["tmpcopyup"]}), "tmpcopyup"),
+        (json!({"destination": "/x", "source": "tmpfs", "type": "tmpfs", "options": ["remount"]}), "remount"),
     ] {
         let error = Bundle::new("true").with(add_mount(mount.clone())).error().to_lowercase();
         assert!(error.contains(why), "{mount}: {error}");

@@ -136,11 +136,7 @@ fn user_joined_net() {
                 namespace["path"] = json!(path);
             }
         }
-        // The network belongs to another user namespace: no sysfs of it.
-        spec["mounts"]
-            .as_array_mut()
-            .unwrap()
-            .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/sys"));
+        // The network belongs to another user namespace: its sysfs is the host's, bound.
     });
     let output = bundle.output();
     let theirs = std::fs::metadata(&path).unwrap().ino();

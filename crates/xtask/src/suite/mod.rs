@@ -1,5 +1,8 @@
 //! Foreign suites on a checkout that is given, and benchmarks beside their peers.
 
+mod room;
+mod runtime_tools;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,8 +17,14 @@ const BENCHES: &[(&str, &str)] = &[
 ];
 
 /// Suites: name, what DIR is, and what it runs.
-const SUITES: &[(&str, &str, &str)] =
-    &[("host-service", "a directory with the program `vm` that boots Debian", "the systemd unit under cgroup v2")];
+const SUITES: &[(&str, &str, &str)] = &[
+    ("host-service", "a directory with the program `vm` that boots Debian", "the systemd unit under cgroup v2"),
+    (
+        "runtime-tools",
+        "a checkout of opencontainers/runtime-tools",
+        "its validation programs [--runtime PATH] [PROGRAM...]",
+    ),
+];
 
 /// Runs a benchmark on the release binaries.
 pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
@@ -46,6 +55,12 @@ pub(crate) fn suite(arguments: &[&str]) -> Result<()> {
             Ok(())
         }
         ["host-service", "--src", directory] => host_service(Path::new(directory)),
+        ["runtime-tools", "--src", directory, "--runtime", runtime, only @ ..] => {
+            runtime_tools::runtime_tools(Path::new(directory), Some(runtime), only)
+        }
+        ["runtime-tools", "--src", directory, only @ ..] => {
+            runtime_tools::runtime_tools(Path::new(directory), None, only)
+        }
         [name, "--src", _] => bail!("no suite {name:?}: `cargo xtask suite` lists them"),
         _ => bail!("usage: cargo xtask suite NAME --src DIR"),
     }
