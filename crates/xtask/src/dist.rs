@@ -32,20 +32,13 @@ pub(crate) fn directory() -> PathBuf {
 
 /// Builds, installs into `dist/bin`, and looks at the result.
 pub(crate) fn dist() -> Result<()> {
-    let host = host_triple()?;
-    let target = target_directory();
     run(cargo().args(["build", "--release", "--locked", "--quiet", "-p", "gantryd", "-p", "gantryctl"]))?;
-    let flags = "-C target-feature=+crt-static -C relocation-model=static";
-    let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
-    run(cargo()
-        .args(["build", "--profile", "shim", "--locked", "--quiet", "--target", &host, "-p", "shim"])
-        .env(variable, flags)
-        .env_remove("RUSTFLAGS"))?;
+    let static_directory = build_static(&["-p", "shim"])?;
     fs::create_dir_all(directory())?;
     for binary in BINARIES {
         let from = match binary.static_link {
-            false => target.join("release"),
-            true => target.join(&host).join("shim"),
+            false => target_directory().join("release"),
+            true => static_directory.clone(),
         }
         .join(binary.name);
         let to = directory().join(binary.name);
@@ -54,6 +47,19 @@ pub(crate) fn dist() -> Result<()> {
     }
     println!("dist: {} in {}", BINARIES.iter().map(|b| b.name).collect::<Vec<_>>().join(", "), directory().display());
     Ok(())
+}
+
+/// Builds what `selection` names as the shim is built; gives the directory of the results.
+pub(crate) fn build_static(selection: &[&str]) -> Result<PathBuf> {
+    let host = host_triple()?;
+    let flags = "-C target-feature=+crt-static -C relocation-model=static";
+    let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
+    run(cargo()
+        .args(["build", "--profile", "shim", "--locked", "--quiet", "--target", &host])
+        .args(selection)
+        .env(variable, flags)
+        .env_remove("RUSTFLAGS"))?;
+    Ok(target_directory().join(host).join("shim"))
 }
 
 /// Replaces the file by a rename, so that a running program keeps its own.

@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// For tests and automation only; no other crate may use them.
-const DEVELOPMENT: &[&str] = &["testkit", "xtask", "blackbox"];
+const DEVELOPMENT: &[&str] = &["testkit", "xtask", "blackbox", "bench-runtime"];
 
 /// Within a layer, these uses are meant: words are built from words, engines from one engine below.
 const WITHIN: &[(&str, &str)] = &[("oci", "model"), ("sys", "model"), ("snapshots", "content")];

@@ -14,6 +14,7 @@ use crate::{cargo, dist, root, run, setup};
 const BENCHES: &[(&str, &str)] = &[
     ("life", "one life of `true` through gRPC, gantryd and Debian's containerd in turns"),
     ("shape", "memory and threads of idle shims, and of the daemons"),
+    ("runtime", "gantry-oci, runc, crun and the bare kernel in turns: --rounds N, --runtime PATH, --seccomp PATH"),
 ];
 
 /// Suites: name, what DIR is, and what it runs.
@@ -38,6 +39,12 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
         bail!("no benchmark {name:?}: `cargo xtask bench` lists them");
     }
     setup::for_tests()?;
+    if *name == "runtime" {
+        let programs = ["gantry-oci", "bench-runtime", "bench-engine", "bench-floor"];
+        let selection: Vec<&str> = programs.iter().flat_map(|name| ["--bin", name]).collect();
+        let built = dist::build_static(&selection)?;
+        return run(Command::new(built.join("bench-runtime")).args(rest));
+    }
     dist::dist()?;
     run(cargo()
         .args(["bench", "--locked", "--quiet", "-p", "blackbox", "--bench", "beside", "--", name])
