@@ -5,6 +5,7 @@
 
 mod demo;
 mod dist;
+mod fuzz;
 mod layers;
 mod setup;
 mod suite;
@@ -26,6 +27,8 @@ usage: cargo xtask COMMAND
   layers            the order of the crates and what the programs may not contain
   tidy              rules about files that no compiler checks
   bench NAME        a benchmark beside its peers; without NAME: the list
+  fuzz NAME [--seconds N]
+                    a fuzz target of the runtime for ten minutes or N seconds; without NAME: the list
   suite NAME --src DIR
                     a foreign suite on a checkout that is given; without NAME: the list";
 
@@ -51,6 +54,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         Some("layers") => layers::layers(),
         Some("tidy") => tidy::tidy(),
         Some("bench") => suite::bench(&rest),
+        Some("fuzz") => fuzz::fuzz(&rest),
         Some("suite") => suite::suite(&rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");

@@ -177,10 +177,11 @@ pub(crate) fn compared(library: &Library, profile: &Value, known: impl Fn(&str) 
         Err(Refused::Conflict) => return Ok(Compared::Conflict),
         Err(refused) => return Err(format!("libseccomp refuses ({refused:?}) {profile}")),
     };
+    let reading = reference::Reading::new(&seccomp);
     let (mut count, mut disputed) = (0, 0);
     for data in questions(&seccomp) {
         let our = run(&ours, &data).map(|(verdict, _)| verdict);
-        let (want, rules) = reference::verdict(&seccomp, &data);
+        let (want, rules) = reading.verdict(&data);
         if our != Some(want) {
             return Err(format!("{data:#x?}: ours {our:#x?}, wanted {want:#x}, profile {profile}"));
         }

@@ -1,6 +1,6 @@
 //! What a profile says about one call, read from the profile itself, call by call: slow and plain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use oci::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
@@ -11,63 +11,101 @@ use super::interpret::Data;
 const ENOSYS: u32 = 0x0005_0000 | 38;
 const KILL_PROCESS: u32 = 0x8000_0000;
 
-/// The verdict, and how many rules with conditions there are for the call.
-pub(super) fn verdict(seccomp: &LinuxSeccomp, data: &Data) -> (u32, usize) {
-    let default = seccomp.default_action().as_u32(seccomp.default_errno_ret());
-    let Some(machine) = X86_64.machines.iter().find(|machine| machine.audit_arch == data.arch) else {
-        return (KILL_PROCESS, 0);
-    };
-    let listed = |abi: &Abi| abi.native || seccomp.architectures().iter().flatten().any(|listed| *listed == abi.name);
-    let fits =
-        |abi: &&Abi| if data.number >= machine.bits() && machine.bits() != 0 { abi.bit != 0 } else { abi.bit == 0 };
-    let Some(abi) = machine.abis.iter().find(fits).filter(|abi| listed(abi)) else {
-        let taken_back = data.number == u32::MAX && machine.bits() != 0;
-        return (if taken_back { default } else { KILL_PROCESS }, 0);
-    };
-    let number = data.number & !abi.bit;
-    let table = table(abi);
-    let name = table.get(&number).copied();
-    let called = call(abi, name, data);
-    let mut unconditional = None;
-    let mut conditional = Vec::new();
-    for (entry, action) in with_other_action(seccomp, default) {
-        let named = |wanted: Option<&str>| entry.names().iter().any(|entry_name| Some(entry_name.as_str()) == wanted);
-        let (args, repeated) = conditions(entry);
-        if named(name) {
-            if args.is_empty() || (repeated && args.iter().any(nothing)) {
-                unconditional = unconditional.or(Some(action));
-            } else {
-                let parts = if repeated { args.len() } else { 1 };
-                conditional.extend(vec![(holds(&args, repeated, abi, data), action); parts]);
+/// A profile, with what is looked for most often found beforehand.
+pub(super) struct Reading<'profile> {
+    seccomp: &'profile LinuxSeccomp,
+    default: u32,
+    /// The entries that name a call.
+    entries: BTreeMap<&'profile str, BTreeSet<usize>>,
+}
+
+impl<'profile> Reading<'profile> {
+    pub(super) fn new(seccomp: &'profile LinuxSeccomp) -> Self {
+        let default = seccomp.default_action().as_u32(seccomp.default_errno_ret());
+        let mut entries: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+        for (index, entry) in seccomp.syscalls().iter().flatten().enumerate() {
+            for name in entry.names() {
+                entries.entry(name).or_default().insert(index);
             }
         }
-        // By a way around: the rule holds with its conditions on the other arguments.
-        if called.is_some() && named(called) {
-            let others = args.iter().filter(|given| repeated || given.index() != 0).copied().collect::<Vec<_>>();
-            let direct = args.iter().any(|given| given.index() == 0);
-            let fits = if repeated {
-                direct || args.iter().any(|given| holds(&[*given], false, abi, data))
-            } else {
-                others.is_empty() || holds(&others, false, abi, data)
-            };
-            let first = unconditional_for(seccomp, default, called);
-            conditional.push((first.is_some() || fits, first.unwrap_or(action)));
+        Self { seccomp, default, entries }
+    }
+
+    /// The entries that name a call and do not say what happens anyway, with their actions.
+    fn named(&self, name: Option<&str>) -> Vec<(usize, &'profile LinuxSyscall, u32)> {
+        let all = self.seccomp.syscalls().as_deref().unwrap_or_default();
+        let indexes = name.and_then(|name| self.entries.get(name)).into_iter().flatten();
+        let found = indexes.filter_map(|index| Some((*index, all.get(*index)?)));
+        let told = found.map(|(index, entry)| (index, entry, entry.action().as_u32(entry.errno_ret())));
+        told.filter(|(_, _, action)| *action != self.default).collect()
+    }
+
+    /// What a call gets whatever its arguments are.
+    fn unconditional(&self, name: Option<&str>) -> Option<u32> {
+        self.named(name).into_iter().find(|(_, entry, _)| always(entry)).map(|(_, _, action)| action)
+    }
+
+    /// The verdict, and how many rules with conditions there are for the call.
+    pub(super) fn verdict(&self, data: &Data) -> (u32, usize) {
+        let Some(machine) = X86_64.machines.iter().find(|machine| machine.audit_arch == data.arch) else {
+            return (KILL_PROCESS, 0);
+        };
+        let bits = machine.bits();
+        let other = bits != 0 && data.number >= bits;
+        let listed =
+            |abi: &Abi| abi.native || self.seccomp.architectures().iter().flatten().any(|listed| *listed == abi.name);
+        let abi = machine.abis.iter().find(|abi| other == (abi.bit != 0));
+        let Some(abi) = abi.filter(|abi| listed(abi)) else {
+            let taken_back = data.number == u32::MAX && bits != 0;
+            return (if taken_back { self.default } else { KILL_PROCESS }, 0);
+        };
+        let number = data.number & !abi.bit;
+        let name = table(abi).get(&number).copied();
+        let conditional = self.conditional(abi, name, data);
+        let fitting = conditional.iter().find(|(_, fits, _)| *fits).map(|(_, _, action)| *action);
+        let verdict = self.unconditional(name).or(fitting).unwrap_or_else(|| self.otherwise(abi, number));
+        (verdict, conditional.len())
+    }
+
+    /// The rules with conditions for a call, in order: whether they hold, and their actions.
+    fn conditional(&self, abi: &Abi, name: Option<&str>, data: &Data) -> Vec<(usize, bool, u32)> {
+        let mut list = Vec::new();
+        for (index, entry, action) in self.named(name).into_iter().filter(|(_, entry, _)| !always(entry)) {
+            let (args, repeated) = conditions(entry);
+            let parts = if repeated { args.len() } else { 1 };
+            list.extend(vec![(index, holds(&args, repeated, abi, data), action); parts]);
+        }
+        // By a way around a rule holds with its conditions on the other arguments.
+        let called = call(abi, name, data);
+        for (index, entry, action) in self.named(called) {
+            let (mut args, repeated) = conditions(entry);
+            let first = args.iter().any(|given| given.index() == 0);
+            args.retain(|given| given.index() != 0);
+            let holds = args.is_empty() || (repeated && first) || holds(&args, repeated, abi, data);
+            let whole = self.unconditional(called);
+            list.push((index, whole.is_some() || holds, whole.unwrap_or(action)));
+        }
+        list
+    }
+
+    /// What a call gets that no rule is for.
+    fn otherwise(&self, abi: &Abi, number: u32) -> u32 {
+        let permissive = matches!(
+            self.seccomp.default_action(),
+            LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog | LinuxSeccompAction::ScmpActTrace
+        );
+        let mut mentioned = table(abi).iter().rev().filter(|(_, name)| self.entries.contains_key(*name));
+        match mentioned.next() {
+            Some((highest, _)) if !permissive && *highest > 0 && number > *highest => ENOSYS,
+            _ => self.default,
         }
     }
-    let rules = conditional.len();
-    if let Some(action) = unconditional {
-        return (action, rules);
-    }
-    if let Some((_, action)) = conditional.iter().find(|(fits, _)| *fits) {
-        return (*action, rules);
-    }
-    let highest = || table.iter().filter(|(_, name)| mentioned(seccomp, name)).map(|(number, _)| *number).max();
-    let stub = !matches!(
-        seccomp.default_action(),
-        LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog | LinuxSeccompAction::ScmpActTrace
-    );
-    let newer = stub && highest().is_some_and(|highest| highest > 0 && number > highest);
-    (if newer { ENOSYS } else { default }, rules)
+}
+
+/// Whether an entry has no condition that says anything.
+fn always(entry: &LinuxSyscall) -> bool {
+    let (args, repeated) = conditions(entry);
+    args.is_empty() || (repeated && args.iter().any(nothing))
 }
 
 /// The names by their numbers, made once.
@@ -89,23 +127,6 @@ fn call(abi: &Abi, name: Option<&str>, data: &Data) -> Option<&'static str> {
     let multiplexer = abi.multiplexers.iter().find(|multiplexer| Some(multiplexer.name) == name)?;
     let selector = data.arguments.first()? & 0xffff_ffff;
     multiplexer.calls.iter().find(|(_, value)| u64::from(*value) == selector).map(|(name, _)| *name)
-}
-
-fn with_other_action(seccomp: &LinuxSeccomp, default: u32) -> impl Iterator<Item = (&LinuxSyscall, u32)> {
-    let entries = seccomp.syscalls().iter().flatten();
-    entries.map(|entry| (entry, entry.action().as_u32(entry.errno_ret()))).filter(move |(_, action)| *action != default)
-}
-
-fn unconditional_for(seccomp: &LinuxSeccomp, default: u32, name: Option<&str>) -> Option<u32> {
-    with_other_action(seccomp, default).find_map(|(entry, action)| {
-        let (args, repeated) = conditions(entry);
-        let always = args.is_empty() || (repeated && args.iter().any(nothing));
-        (always && entry.names().iter().any(|known| Some(known.as_str()) == name)).then_some(action)
-    })
-}
-
-fn mentioned(seccomp: &LinuxSeccomp, name: &str) -> bool {
-    seccomp.syscalls().iter().flatten().any(|entry| entry.names().iter().any(|known| known == name))
 }
 
 /// The conditions that say something, and whether each is a rule of its own.
