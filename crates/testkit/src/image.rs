@@ -37,14 +37,23 @@ pub fn requires_busybox() -> Result<Vec<u8>> {
 
 /// Writes an OCI image layout as a tar to `path`: one layer with busybox and links for its applets, under `name`.
 pub fn busybox_image(path: &Path, name: &str) -> Result<()> {
-    let busybox = requires_busybox()?;
-    let mut files = Files::new();
-    files.insert("bin/busybox".into(), (0o755, busybox));
-    files
-        .insert("etc/passwd".into(), (0o644, b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n".to_vec()));
-    files.insert("etc/group".into(), (0o644, b"root:x:0:\nwww-data:x:33:\n".to_vec()));
-    let bytes = image_tar(name, &[(Layer::Gzip, files)])?;
+    let bytes = image_tar(name, &[(Layer::Gzip, busybox_files()?)])?;
     std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}
+
+/// Writes the same root file system as a plain tar, for engines that import those.
+pub fn rootfs_tar(path: &Path) -> Result<()> {
+    let bytes = layer_tar(true, &busybox_files()?)?;
+    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}
+
+fn busybox_files() -> Result<Files> {
+    let passwd = b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n";
+    Ok(Files::from([
+        ("bin/busybox".into(), (0o755, requires_busybox()?)),
+        ("etc/passwd".into(), (0o644, passwd.to_vec())),
+        ("etc/group".into(), (0o644, b"root:x:0:\nwww-data:x:33:\n".to_vec())),
+    ]))
 }
 
 /// An OCI image layout in a tar, with one layer per entry of `layers` (path to mode and bytes); the first layer also

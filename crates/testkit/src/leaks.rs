@@ -43,6 +43,13 @@ impl Leaks {
         }
     }
 
+    /// Removes an empty cgroup of this name below the scenario's own one: some clients leave their own there.
+    pub fn remove_cgroup(&self, name: &str) {
+        for hierarchy in hierarchies() {
+            let _ = fs::remove_dir(hierarchy.join(self.cgroup.trim_start_matches('/')).join(name));
+        }
+    }
+
     /// Cgroups strictly below the scenario's own one.
     fn cgroups(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();

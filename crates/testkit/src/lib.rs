@@ -6,17 +6,21 @@
 
 mod command;
 mod daemon;
+mod dockerd;
 mod image;
 mod leaks;
 mod peer;
+mod podman;
 mod pty;
 mod wait;
 
 pub use command::{Output, binary, run, run_with_input};
 pub use daemon::{Daemon, Settings};
-pub use image::{Files, Layer, busybox_image, image_tar, requires_busybox};
+pub use dockerd::Dockerd;
+pub use image::{Files, Layer, busybox_image, image_tar, requires_busybox, rootfs_tar};
 pub use leaks::{Leaks, processes_naming};
 pub use peer::Containerd;
+pub use podman::{ENGINE_IMAGE, Podman, program_named};
 pub use pty::Pty;
 pub use wait::{DEADLINE, eventually, eventually_within};
 

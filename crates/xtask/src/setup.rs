@@ -15,6 +15,9 @@ const TEST_PACKAGES: &[(&str, &str)] = &[
     ("e2fsprogs", "/sbin/mkfs.ext4"),
     ("mount", "/bin/mount"),
     ("libseccomp2", "/usr/lib/x86_64-linux-gnu/libseccomp.so.2"),
+    ("podman", "/usr/bin/podman"),
+    ("conmon", "/usr/bin/conmon"),
+    ("docker.io", "/usr/sbin/dockerd"),
 ];
 
 /// Installs what the tests need.
