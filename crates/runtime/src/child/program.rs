@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, Uid};
+use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::path::Text;
@@ -11,6 +11,26 @@ use super::{Child, Kind, Process, Record, Stdio, creds, home, path, send, wait_f
 
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+fn is_null_device(found: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice && found.st_rdev == rustix::fs::makedev(1, 3)
+}
+
+fn is_null(file: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|found| is_null_device(&found))
+}
+
+/// The container's `/dev/null`, if that is what it has there.
+fn open_null() -> Option<OwnedFd> {
+    // Looked at before it is opened: opening something else could block.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let seen = rustix::fs::open(c"/dev/null", flags, Mode::empty()).ok()?;
+    if !is_null(seen.as_fd()) {
+        return None;
+    }
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(c"/dev/null", flags, Mode::empty()).ok().filter(|null| is_null(null.as_fd()))
 }
 
 impl Child<'_> {
@@ -100,8 +120,15 @@ impl Child<'_> {
     fn connect_stdio(&mut self, process: &Process) -> Result<(), Errno> {
         match &process.stdio {
             Stdio::Streams(streams) => {
+                // The null device by the container's own mount: one of the host would stay in use, and CRIU, which knows
+                // the container's mounts only, could not dump it.
+                let mut own = None;
                 for (number, stream) in (0..).zip(streams) {
-                    duplicate(stream.as_fd(), number)?;
+                    if own.is_none() && is_null(stream.as_fd()) {
+                        own = open_null();
+                    }
+                    let own = own.as_ref().filter(|_| is_null(stream.as_fd()));
+                    duplicate(own.unwrap_or(stream).as_fd(), number)?;
                 }
             }
             Stdio::Terminal => {
@@ -121,9 +148,7 @@ impl Child<'_> {
             #[expect(unsafe_code, reason = "the standard streams have fixed numbers")]
             let stream = unsafe { BorrowedFd::borrow_raw(number) };
             let found = rustix::fs::fstat(stream)?;
-            let null = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
-                && found.st_rdev == rustix::fs::makedev(1, 3);
-            if !null && found.st_uid != process.uid {
+            if !is_null_device(&found) && found.st_uid != process.uid {
                 let _ = rustix::fs::fchown(stream, Some(Uid::from_raw(process.uid)), None::<Gid>);
             }
         }
@@ -142,7 +167,7 @@ impl Child<'_> {
     /// Resolved in the root and without magic links, so that no descriptor of ours can be a way out
     /// (CVE-2024-21626).
     fn enter_directory_as_user(&self, process: &Process) -> Result<(), Errno> {
-        let directory = path::open(self.root()?, &process.working_directory, rustix::fs::OFlags::DIRECTORY)?;
+        let directory = path::open(self.root()?, &process.working_directory, OFlags::DIRECTORY)?;
         rustix::process::fchdir(&directory)
     }
 
