@@ -25,6 +25,23 @@ pub(crate) fn for_tests() -> Result<()> {
     install(TEST_PACKAGES)
 }
 
+/// What runc's integration tests call.
+const RUNC_BATS_PACKAGES: &[(&str, &str)] = &[
+    ("bats", "/usr/bin/bats"),
+    ("bsdutils", "/usr/bin/script"),
+    ("busybox-static", "/bin/busybox"),
+    ("debootstrap", "/usr/sbin/debootstrap"),
+    ("gawk", "/usr/bin/gawk"),
+    ("gcc", "/usr/bin/gcc"),
+    ("jq", "/usr/bin/jq"),
+    ("make", "/usr/bin/make"),
+];
+
+/// Installs what runc's integration tests need.
+pub(crate) fn for_runc_bats() -> Result<()> {
+    install(RUNC_BATS_PACKAGES)
+}
+
 /// Installs what the demo needs.
 pub(crate) fn for_demo() -> Result<()> {
     install(&TEST_PACKAGES[..1])

@@ -145,6 +145,9 @@ impl Making {
 
     fn create(self, global: &Global, gated: bool) -> core::result::Result<Made, Error> {
         let Self { entry, host, plan, rootfs, links, notify } = self;
+        if let Some(flags) = plan.filter_flags() {
+            log::debug(global, || format!("seccomp filter flags: {flags}"));
+        }
         let make = || {
             let io = console::plain_io(plan.terminal())?;
             let gate = gated.then(|| entry.gate()).transpose()?;

@@ -160,6 +160,11 @@ impl Plan {
         })
     }
 
+    /// The flags with which the seccomp filter will be installed (seccomp(2)), if there is one.
+    pub fn filter_flags(&self) -> Option<u32> {
+        self.process.filter.as_ref().map(|filter| filter.flags)
+    }
+
     /// Whether the process of the spec wants a terminal.
     pub fn terminal(&self) -> bool {
         self.process.terminal

@@ -1,6 +1,7 @@
 //! Foreign suites on a checkout that is given, and benchmarks beside their peers.
 
 mod room;
+mod runc_bats;
 mod runtime_tools;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ const BENCHES: &[(&str, &str)] = &[
 /// Suites: name, what DIR is, and what it runs.
 const SUITES: &[(&str, &str, &str)] = &[
     ("host-service", "a directory with the program `vm` that boots Debian", "the systemd unit under cgroup v2"),
+    ("runc-bats", "a checkout of opencontainers/runc", "its integration tests [--runtime PATH] [FILE...]"),
     (
         "runtime-tools",
         "a checkout of opencontainers/runtime-tools",
@@ -62,6 +64,7 @@ pub(crate) fn suite(arguments: &[&str]) -> Result<()> {
             Ok(())
         }
         ["host-service", "--src", directory] => host_service(Path::new(directory)),
+        ["runc-bats", "--src", directory, words @ ..] => runc_bats::runc_bats(Path::new(directory), words),
         ["runtime-tools", "--src", directory, "--runtime", runtime, only @ ..] => {
             runtime_tools::runtime_tools(Path::new(directory), Some(runtime), only)
         }

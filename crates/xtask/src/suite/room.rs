@@ -49,6 +49,8 @@ impl Room {
         for hierarchy in &room.hierarchies {
             let directory = hierarchy.place.join(&room.name);
             fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
+            // Realtime is given by the parent; what is not to be had the suite does without.
+            let _ = fs::write(directory.join("cpu.rt_runtime_us"), "600000");
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 // Version 1 of cpuset lets nobody into a group without both.
                 let (from, to) = (hierarchy.place.join(file), directory.join(file));
@@ -70,6 +72,29 @@ impl Room {
         command.arg(program);
         command
     }
+
+    /// Kills what runs in groups that were made in the room: containers, not the suite itself.
+    pub(super) fn kill_below(&self) {
+        for hierarchy in &self.hierarchies {
+            for directory in subdirectories(&hierarchy.place.join(&self.name)) {
+                kill(&directory);
+            }
+        }
+    }
+}
+
+fn subdirectories(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+fn kill(directory: &Path) {
+    for below in subdirectories(directory) {
+        kill(&below);
+    }
+    for pid in fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines() {
+        let _ = Command::new("kill").args(["-9", pid]).status();
+    }
 }
 
 impl Drop for Room {
@@ -82,11 +107,7 @@ impl Drop for Room {
 
 /// Removes a cgroup with those below it; what still has processes stays, and the kernel says so.
 fn remove(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&entry.path());
-        }
-    }
+    subdirectories(directory).iter().for_each(|below| remove(below));
     if let Err(error) = fs::remove_dir(directory) {
         eprintln!("xtask: removing {}: {error}", directory.display());
     }
