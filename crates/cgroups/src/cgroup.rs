@@ -4,14 +4,18 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci::runtime::{LinuxDeviceCgroup, LinuxResources};
+use rustix::fs::Uid;
 
-use crate::{CgroupPath, Error, Host, OomWatch, Result, Stats, v1, v2};
+use crate::systemd::properties;
+use crate::{CgroupPath, Error, Host, OomWatch, Result, Scope, Stats, Unit, v1, v2};
 
 /// A control group. Dropping it leaves the group alone.
 #[derive(Debug)]
 pub struct Cgroup {
     path: CgroupPath,
     version: Version,
+    /// The scope of systemd that the group is of.
+    unit: Option<Unit>,
 }
 
 #[derive(Debug)]
@@ -30,7 +34,48 @@ impl Cgroup {
             Host::V1 { controllers } => Version::V1(v1::Group::create(controllers, path)?),
             Host::V2 { mount } => Version::V2(v2::Group::create(mount, path)?),
         };
-        Ok(Self { path: path.clone(), version })
+        Ok(Self { path: path.clone(), version, unit: None })
+    }
+
+    /// Has systemd start a scope with the process `first` in it, and makes the group of the scope in the hierarchies
+    /// and with the controllers that systemd does not know. Blocks until the scope is there, at most 30 s. The scope is
+    /// stopped again on an error.
+    pub fn create_scope(host: &Host, scope: &Scope, first: u32) -> Result<Self> {
+        let unit = scope.start(host.is_v2(), first)?;
+        let made = Self::path_of_unit(first, unit.name()).and_then(|path| Self::create(host, &path));
+        match made {
+            Ok(cgroup) => Ok(cgroup.in_unit(Some(unit))),
+            Err(error) => {
+                // The error that matters is the first one.
+                let _ = unit.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// Where systemd has put the process: the manager of a user has its groups below its own.
+    fn path_of_unit(pid: u32, unit: &str) -> Result<CgroupPath> {
+        let file = format!("/proc/{pid}/cgroup");
+        let table = sys::fs::read_small(rustix::fs::CWD, file.as_str()).map_err(|source| Error::Read {
+            path: String::new(),
+            file: file.clone(),
+            source,
+        })?;
+        let paths = table.lines().filter_map(|line| member_path(line.splitn(3, ':').nth(2)?));
+        let mut paths = paths.filter(|path| path.as_str().rsplit('/').next() == Some(unit));
+        paths.next().ok_or(Error::Path { path: file, reason: "does not name the scope that systemd has started" })
+    }
+
+    /// The same group as that of a unit: limits are set as its properties, too, and it is stopped at the removal.
+    #[must_use]
+    pub fn in_unit(mut self, unit: Option<Unit>) -> Self {
+        self.unit = unit;
+        self
+    }
+
+    /// The scope of systemd that the group is of.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
     }
 
     /// Opens an existing group; [`Error::Gone`] if no hierarchy has it. Hierarchies without it are left out.
@@ -39,7 +84,7 @@ impl Cgroup {
             Host::V1 { controllers } => Version::V1(v1::Group::open(controllers, |_| Some(path.clone()))?),
             Host::V2 { mount } => Version::V2(v2::Group::open(mount, path)?),
         };
-        Ok(Self { path: path.clone(), version })
+        Ok(Self { path: path.clone(), version, unit: None })
     }
 
     /// The group that a process is in. On version 1 hierarchies in which the process stands at the root are left out.
@@ -61,13 +106,13 @@ impl Cgroup {
                     })?;
                     member_path(entry.splitn(3, ':').nth(2)?)
                 })?;
-                Ok(Self { path, version: Version::V1(group) })
+                Ok(Self { path, version: Version::V1(group), unit: None })
             }
             Host::V2 { mount } => {
                 let path = table.lines().find_map(|line| line.strip_prefix("0::")).and_then(member_path);
                 let path = path.ok_or_else(refuse)?;
                 let group = v2::Group::open(mount, &path)?;
-                Ok(Self { path, version: Version::V2(group) })
+                Ok(Self { path, version: Version::V2(group), unit: None })
             }
         }
     }
@@ -98,7 +143,7 @@ impl Cgroup {
             }
             Host::V2 { mount } => Version::V2(v2::Group::open(mount, below("")?.as_ref().unwrap_or(path))?),
         };
-        Ok(Self { path: path.clone(), version })
+        Ok(Self { path: path.clone(), version, unit: None })
     }
 
     /// Whether the kernel takes no process into the group itself, only into those below it. Never on version 1.
@@ -133,10 +178,40 @@ impl Cgroup {
     /// Sets all limits that `resources` has, except devices. Used at creation and for updates alike: what is not
     /// named, or 0 where 0 is no limit, stays as it is, and the order of writes never passes through a state that the
     /// kernel refuses. A controller that is missing is found out before anything is written.
+    ///
+    /// In a scope of systemd they become properties of the unit, too, and a quota is rounded up to what those can say.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        let Some(unit) = &self.unit else { return self.apply_to_files(resources) };
+        let now = match &self.version {
+            Version::V1(group) => group.now()?,
+            Version::V2(group) => group.now(resources)?,
+        };
+        let mut rounded = resources.clone();
+        if let Some(mut cpu) = rounded.cpu().clone()
+            && let Some(quota) = properties::rounded_quota(&cpu, &now)
+        {
+            cpu.set_quota(Some(quota));
+            rounded.set_cpu(Some(cpu));
+        }
+        // The files first: what they refuse never reaches the unit.
+        self.apply_to_files(&rounded)?;
+        let is_v2 = matches!(self.version, Version::V2(_));
+        unit.set(|version| properties::of_resources(&rounded, &properties::Unit { is_v2, version, now: &now }))
+    }
+
+    fn apply_to_files(&self, resources: &LinuxResources) -> Result<()> {
         match &self.version {
             Version::V1(group) => group.apply(resources),
             Version::V2(group) => group.apply(resources),
+        }
+    }
+
+    /// Gives the group to the user who is root in the container, on version 2 only: in a cgroup namespace of its own
+    /// it may then arrange its processes in groups, but not change its limits.
+    pub fn delegate(&self, owner: Uid) -> Result<()> {
+        match &self.version {
+            Version::V1(_) => Ok(()),
+            Version::V2(group) => group.delegate(owner),
         }
     }
 
@@ -144,6 +219,15 @@ impl Cgroup {
     /// left as inherited on version 1; give a first rule `deny a` to start from nothing on both. Applied again, the
     /// new rules take the place of the old ones; on version 2 without a moment in which neither holds.
     pub fn apply_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+        if let (Some(unit), Version::V1(group)) = (&self.unit, &self.version) {
+            // systemd denies everything before it allows again: nobody may look meanwhile.
+            let frozen = group.is_frozen()? || group.freeze().is_err();
+            let set = unit.set(|_| properties::of_devices(rules));
+            if !frozen {
+                group.thaw()?;
+            }
+            set?;
+        }
         match &self.version {
             Version::V1(group) => group.apply_devices(rules),
             Version::V2(group) => group.apply_devices(rules),
@@ -252,11 +336,15 @@ impl Cgroup {
 
     /// Removes the group and those below from every hierarchy. Processes in it must be gone; those that are about to
     /// go are waited for, at most 2 s. A group that is gone is fine.
+    ///
+    /// A scope is stopped by systemd, which ends what is in it; blocks until that is done, at most 30 s.
     pub fn delete(&self) -> Result<()> {
-        match &self.version {
+        let stopped = self.unit.as_ref().map_or(Ok(()), Unit::stop);
+        let deleted = match &self.version {
             Version::V1(group) => group.delete(),
             Version::V2(group) => group.delete(),
-        }
+        };
+        stopped.and(deleted)
     }
 }
 

@@ -12,6 +12,56 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// `linux.cgroupsPath` names no scope of systemd. The words are runc's, as far as the colon.
+    #[error(
+        "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {path:?} instead: it {reason}"
+    )]
+    ScopePath {
+        /// The path as given.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An annotation asks for a property of the unit that it cannot have.
+    #[error("annotation org.systemd.property.{name} = {value:?}: it {reason}")]
+    Property {
+        /// The property.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The systemd driver was asked for where systemd does not run.
+    #[error("systemd not running on this host, cannot use systemd cgroups manager")]
+    NoSystemd,
+    /// systemd could not be talked to.
+    #[error("talking to systemd, {operation}")]
+    Bus {
+        /// What was to be done.
+        operation: String,
+        /// What the kernel said.
+        #[source]
+        source: Errno,
+    },
+    /// systemd refused.
+    #[error("systemd, {operation}: {text} ({name})")]
+    Systemd {
+        /// What was to be done.
+        operation: String,
+        /// The name of its error.
+        name: String,
+        /// What it said.
+        text: String,
+    },
+    /// systemd began, and did not get through.
+    #[error("systemd could not start {unit}: {result}")]
+    Job {
+        /// The unit.
+        unit: String,
+        /// The result of the job.
+        result: String,
+    },
     /// The host's control groups could not be found.
     #[error("finding the control groups of this host: {reason}")]
     Detect {
@@ -86,6 +136,24 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// A file of `unified` cannot be written. The words are runc's.
+    #[error("unified resource {file:?} {reason}")]
+    Unified {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The kernel does not lower the limit of memory so far.
+    #[error("memory limit too low: unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak})")]
+    TooLow {
+        /// Bytes asked for.
+        limit: String,
+        /// Bytes in use.
+        usage: u64,
+        /// The most bytes ever in use.
+        peak: u64,
+    },
     /// A rule for devices cannot be expressed.
     #[error("device rule {rule:?}: {reason}")]
     DeviceRule {
@@ -129,11 +197,20 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Path { .. } | Self::Limit { .. } | Self::DeviceRule { .. } => Code::InvalidArgument,
+            Self::Path { .. }
+            | Self::ScopePath { .. }
+            | Self::Property { .. }
+            | Self::Limit { .. }
+            | Self::Unified { .. }
+            | Self::DeviceRule { .. } => Code::InvalidArgument,
             Self::Gone { .. } => Code::NotFound,
-            Self::NoController { .. } | Self::NoFile { .. } => Code::FailedPrecondition,
+            Self::NoController { .. } | Self::NoFile { .. } | Self::NoSystemd | Self::TooLow { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Systemd { .. } | Self::Job { .. } => Code::Unknown,
             Self::Timeout { .. } => Code::DeadlineExceeded,
             Self::Detect { source, .. }
+            | Self::Bus { source, .. }
             | Self::Create { source, .. }
             | Self::Read { source, .. }
             | Self::Write { source, .. }
@@ -148,6 +225,13 @@ impl Error {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Path { .. }
+            | Self::ScopePath { .. }
+            | Self::Property { .. }
+            | Self::NoSystemd
+            | Self::Systemd { .. }
+            | Self::Job { .. }
+            | Self::Unified { .. }
+            | Self::TooLow { .. }
             | Self::Limit { .. }
             | Self::DeviceRule { .. }
             | Self::Gone { .. }
@@ -155,6 +239,7 @@ impl Error {
             | Self::NoFile { .. }
             | Self::Timeout { .. } => None,
             Self::Detect { source, .. }
+            | Self::Bus { source, .. }
             | Self::Create { source, .. }
             | Self::Read { source, .. }
             | Self::Write { source, .. }

@@ -3,6 +3,9 @@
 //! Version 1 hierarchies (also a hybrid host, whose `unified` mount has no controllers of use) and version 2 have one
 //! front, [`Cgroup`]; limits are those of the runtime specification.
 //!
+//! Groups are made in the file system, or as transient scopes of systemd (the two drivers of runc); only the second
+//! ever talks to anybody.
+//!
 //! Nothing here starts a thread or waits without a bound, so a process with one thread can call it between two events.
 //!
 //! **Invariant:** a path with `..` in it never reaches the kernel; a limit that the host cannot enforce is an error
@@ -16,6 +19,7 @@ mod limits;
 mod oom;
 mod path;
 mod stats;
+mod systemd;
 mod text;
 mod tree;
 mod v1;
@@ -30,6 +34,7 @@ pub use stats::{
     BlkioEntry, BlkioV1, CpuV1, CpuV2, HugetlbV1, HugetlbV2, IoEntryV2, IoV2, MemoryEntry, MemoryEventsV2, MemoryV1,
     MemoryV2, OomControlV1, Pids, Psi, PsiLine, Rdma, RdmaEntry, Stats, StatsV1, StatsV2,
 };
+pub use systemd::{Manager, Scope, Unit};
 
 /// What every function of this crate returns.
 pub type Result<T> = core::result::Result<T, Error>;

@@ -25,6 +25,8 @@ pub(crate) struct Write {
     pub(crate) optional: bool,
     /// EINVAL may only mean that another write of the list has to come first: try once more at the end.
     pub(crate) retry: bool,
+    /// It comes from `unified`, whose errors have words of their own.
+    pub(crate) unified: bool,
 }
 
 impl Write {
@@ -40,6 +42,7 @@ impl Write {
             choices: vec![(file.into(), value.to_string())],
             optional: false,
             retry: false,
+            unified: false,
         }
     }
 
@@ -76,6 +79,9 @@ impl Write {
             return Err(Error::Gone { path: dir.shown() });
         }
         let file = self.choices.first().map_or_else(String::new, |(file, _)| file.to_string());
+        if self.unified {
+            return Err(Error::Unified { file, reason: "can't be set: this kernel has no such file".to_owned() });
+        }
         Err(Error::NoFile { limit: self.limit.to_string(), file })
     }
 }
@@ -85,6 +91,10 @@ pub(crate) fn perform<'dir>(writes: &[Write], find: impl Fn(&str) -> Option<&'di
     // All controllers are there, or nothing is written.
     for write in writes.iter().filter(|write| !write.optional) {
         if find(&write.controller).is_none() {
+            if write.unified {
+                let reason = format!("can't be set: controller {:?} not available", write.controller);
+                return Err(Error::Unified { file: write.limit.to_string(), reason });
+            }
             let (limit, controller) = (write.limit.to_string(), write.controller.to_string());
             return Err(Error::NoController { limit, controller });
         }

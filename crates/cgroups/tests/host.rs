@@ -1,6 +1,6 @@
-//! Groups on the running kernel: each test once with what the host has mounted, and once more with a pure version 2
-//! view, for which it runs itself again in mount and cgroup namespaces of its own. Groups carry the pid in their name
-//! and go away with the test.
+//! Groups on the running kernel: each test once with what the host has mounted, and twice more with a pure version 2
+//! view (as the kernel is, and with the fallbacks for older ones), for which it runs itself again in mount and cgroup
+//! namespaces of its own. Groups carry the pid in their name and go away with the test.
 
 #![cfg(test)]
 
@@ -34,15 +34,20 @@ fn everywhere(name: &str, test: impl Fn(&Host)) {
     if host.is_v2() {
         return;
     }
-    let command = Command::new("/usr/bin/unshare")
-        .args(["--mount", "--cgroup", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .inherit_env()
-        .env(INSIDE, "1")
-        .borrow_fd(2, std::io::stderr().as_fd())
-        .unwrap();
-    assert_eq!(command.status().unwrap().exit, Exit::Code(0), "the version 2 run failed, see the output above");
+    let fallbacks = if sys::features().forced_fallbacks { &["1"][..] } else { &["0", "1"] };
+    for forced in fallbacks {
+        let command = Command::new("/usr/bin/unshare")
+            .args(["--mount", "--cgroup", "--propagation", "private"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .inherit_env()
+            .env(INSIDE, "1")
+            .env(sys::FORCE_FALLBACKS_VARIABLE, forced)
+            .borrow_fd(2, std::io::stderr().as_fd())
+            .unwrap();
+        let exit = command.status().unwrap().exit;
+        assert_eq!(exit, Exit::Code(0), "the version 2 run (fallbacks: {forced}) failed, see the output above");
+    }
 }
 
 /// Where a controller of version 1 is, if the host has it.
@@ -409,6 +414,52 @@ fn devices_are_denied_and_allowed() {
 }
 
 #[test]
+fn devices_are_replaced_without_a_gap() {
+    everywhere("devices_are_replaced_without_a_gap", |host| {
+        let rules = |minors: &[u32]| -> Vec<LinuxDeviceCgroup> {
+            let mut documents = vec![r#"{"allow":false,"access":"rwm"}"#.to_owned()];
+            let allow = |minor| format!(r#"{{"allow":true,"type":"c","major":1,"minor":{minor},"access":"rw"}}"#);
+            documents.extend(minors.iter().map(allow));
+            documents.iter().map(|document| serde_json::from_str(document).unwrap()).collect()
+        };
+        let group = Group::new(host, "replace");
+        group.cgroup.apply_devices(&rules(&[3])).unwrap();
+        let mut shell = Shell::new();
+        group.cgroup.add_process(shell.child.pid).unwrap();
+        // Opens the null device all the time, and tells of the first refusal.
+        shell.tell("exec 2>&1; echo ready; while :; do : </dev/null || { echo refused; exit 1; }; done");
+        assert_eq!(shell.heard(PATIENCE).unwrap(), "ready");
+        for round in 0..200 {
+            group.cgroup.apply_devices(&rules(if round % 2 == 0 { &[3, 5] } else { &[3, 7] })).unwrap();
+        }
+        assert_eq!(shell.heard(Duration::from_millis(50)), None);
+        group.cgroup.apply_devices(&rules(&[5])).unwrap();
+        assert!(shell.heard(PATIENCE).is_some(), "the last rules do not hold");
+        assert_ne!(shell.end(), Exit::Code(0));
+    });
+}
+
+#[test]
+fn a_delegated_group_is_its_owners_to_arrange() {
+    everywhere("a_delegated_group_is_its_owners_to_arrange", |host| {
+        use std::os::unix::fs::MetadataExt as _;
+        const OWNER: u32 = 54_321;
+        let group = Group::new(host, "delegated");
+        group.cgroup.delegate(rustix::fs::Uid::from_raw(OWNER)).unwrap();
+        if !host.is_v2() {
+            return;
+        }
+        let owner = |file: &str| std::fs::metadata(group.file("", file)).unwrap().uid();
+        for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+            assert_eq!(owner(file), OWNER, "{file}");
+        }
+        for file in ["cgroup.max.depth", "cgroup.freeze", "cgroup.events"] {
+            assert_eq!(owner(file), 0, "{file}");
+        }
+    });
+}
+
+#[test]
 fn statistics_are_there() {
     everywhere("statistics_are_there", |host| {
         let group = Group::new(host, "stats");
@@ -466,6 +517,30 @@ fn lack_of_memory_is_told_and_counted() {
         watch.drain().unwrap();
         assert_eq!(shell.end(), Exit::Signal(9));
         assert_eq!(group.cgroup.oom_kills().unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_limit_below_what_is_in_use_is_told_so() {
+    everywhere("a_limit_below_what_is_in_use_is_told_so", |host| {
+        let group = Group::new(host, "low");
+        if host.is_v2() || !group.has("memory") {
+            return;
+        }
+        let mut shell = Shell::new();
+        group.cgroup.add_process(shell.child.pid).unwrap();
+        shell.ask(
+            "a=0123456789abcdef; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18; do a=$a$a; done; echo ${#a}",
+        );
+        // Without swap the memory of a process cannot be pushed out.
+        match group.cgroup.apply(&resources(r#"{"memory":{"limit":65536}}"#)) {
+            Err(error @ Error::TooLow { .. }) => {
+                let text = error.to_string();
+                assert!(text.starts_with("memory limit too low: unable to set memory limit to 65536"), "{text}");
+            }
+            other => println!("SKIP a limit below what is in use: the host has swap ({other:?})"),
+        }
+        assert_eq!(shell.end(), Exit::Code(0));
     });
 }
 

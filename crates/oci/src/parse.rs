@@ -43,7 +43,14 @@ pub fn parse_spec(json: &[u8]) -> Result<Spec, Error> {
 
 /// As [`parse_spec`], with what was left out of it because it is unknown and may be: for the log.
 pub fn parse_spec_noting(json: &[u8]) -> Result<(Spec, Vec<String>), Error> {
-    let (spec, notes) = parse_noting("runtime spec", json, repair::spec)?;
+    let (mut spec, notes): (Spec, _) = parse_noting("runtime spec", json, repair::spec)?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    if resources.is_some_and(|resources| says_nothing_of_pids(resources, json, "/linux/resources/pids/limit"))
+        && let Some(linux) = spec.linux_mut()
+        && let Some(resources) = linux.resources_mut()
+    {
+        resources.set_pids(None);
+    }
     validate_spec(&spec)?;
     Ok((spec, notes))
 }
@@ -62,7 +69,18 @@ pub fn parse_process_noting(json: &[u8]) -> Result<(Process, Vec<String>), Error
 
 /// Parses the resources of an update.
 pub fn parse_resources(json: &[u8]) -> Result<LinuxResources, Error> {
-    parse("linux resources", json)
+    let mut resources: LinuxResources = parse("linux resources", json)?;
+    if says_nothing_of_pids(&resources, json, "/pids/limit") {
+        resources.set_pids(None);
+    }
+    Ok(resources)
+}
+
+/// Whether `pids` stands there without its `limit`, which is optional since runtime-spec 1.3: the type cannot tell that
+/// from a limit of 0. The document is looked at once more only for this rare case.
+fn says_nothing_of_pids(resources: &LinuxResources, json: &[u8], pointer: &str) -> bool {
+    resources.pids().as_ref().is_some_and(|pids| pids.limit() == 0)
+        && serde_json::from_slice::<Value>(json).is_ok_and(|value| value.pointer(pointer).is_none())
 }
 
 #[cfg(test)]
@@ -145,6 +163,19 @@ mod tests {
         ] {
             let text = parse_spec(json.as_bytes()).unwrap_err().to_string();
             assert!(text.starts_with(want), "{json}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_processes_that_is_not_there_is_not_0() {
+        for (pids, expected) in [("{}", None), (r#"{"limit":0}"#, Some(0)), (r#"{"limit":7}"#, Some(7))] {
+            let limit = |resources: &LinuxResources| resources.pids().as_ref().map(|pids| pids.limit());
+            let resources = format!(r#"{{"pids":{pids}}}"#);
+            assert_eq!(limit(&parse_resources(resources.as_bytes()).unwrap()), expected, "{pids}");
+            let to = format!(r#""cwd":"/"}},"linux":{{"resources":{resources}}}}}"#);
+            let spec = parse_spec(MINIMAL.replace(r#""cwd":"/"}}"#, &to).as_bytes()).unwrap();
+            let linux = spec.linux().as_ref().unwrap();
+            assert_eq!(limit(linux.resources().as_ref().unwrap()), expected, "{pids}");
         }
     }
 

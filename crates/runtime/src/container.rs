@@ -62,6 +62,28 @@ pub struct State {
     /// Its root, where that is mounted for others to see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_root: Option<SharedRoot>,
+    /// The scope of systemd that the cgroup is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<ScopeState>,
+}
+
+/// The unit of a container's cgroup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScopeState {
+    /// The name of the unit.
+    pub unit: String,
+    /// Whether it is one of the user's systemd.
+    pub user: bool,
+}
+
+impl ScopeState {
+    fn of(unit: &cgroups::Unit) -> Self {
+        Self { unit: unit.name().to_owned(), user: unit.manager() == cgroups::Manager::User }
+    }
+
+    fn unit(&self) -> cgroups::Result<cgroups::Unit> {
+        cgroups::Unit::new(&self.unit, if self.user { cgroups::Manager::User } else { cgroups::Manager::System })
+    }
 }
 
 /// What is kept of a plan once the container exists.
@@ -196,10 +218,13 @@ impl Container {
                 .map_err(|errno| Error::host("making an event descriptor", errno))?,
             Err(errno) => return Err(Error::host(format!("looking for process {}", state.init.pid), errno)),
         };
+        let unit = state.scope.as_ref().map(ScopeState::unit).transpose();
+        let unit =
+            unit.map_err(|source| Error::Cgroup { operation: format!("opening cgroup {}", state.cgroup), source })?;
         let gate = gate.map(|gate| StartGate::fifos(gate, program)).transpose()?;
         Ok(Self {
             remains,
-            cgroup,
+            cgroup: cgroup.in_unit(unit),
             host,
             identity: state.init,
             pidfd,
@@ -345,12 +370,13 @@ impl Container {
         }
     }
 
-    /// Changes limits. Rules for devices replace those of the spec.
+    /// Changes limits. Rules for devices replace those of the spec; what every container may use stays allowed.
     pub fn update(&mut self, resources: &oci::LinuxResources) -> Result<(), Error> {
         self.cgroup.apply(resources).map_err(|source| self.cgroup_error("setting the limits of", source))?;
         match resources.devices() {
-            Some(rules) if !rules.is_empty() => {
-                self.cgroup.apply_devices(rules).map_err(|source| self.cgroup_error("setting the devices of", source))
+            Some(given) if !given.is_empty() => {
+                let rules = crate::plan::device_rules(given)?;
+                self.cgroup.apply_devices(&rules).map_err(|source| self.cgroup_error("setting the devices of", source))
             }
             _ => Ok(()),
         }
@@ -399,6 +425,7 @@ impl Container {
             cgroup: if self.host.has_cgroups() { self.cgroup.path().to_string() } else { String::new() },
             shared_root: self.remains.shared_root.clone(),
             resctrl_groups: self.remains.resctrl_groups.clone(),
+            scope: self.cgroup.unit().map(ScopeState::of),
         }
     }
 

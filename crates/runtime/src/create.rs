@@ -51,6 +51,8 @@ pub struct Creating {
     admission: Option<Admission>,
     plan: Option<Plan>,
     cgroup: Option<cgroups::Cgroup>,
+    /// Keeps a scope from being empty until the container's process is in it.
+    keeper: Option<Cloned>,
     hooks: Option<HookRunner>,
     /// Where hooks and the socket can both wake the caller.
     events: Option<OwnedFd>,
@@ -252,7 +254,7 @@ impl Creating {
     ///
     /// With a [`Gate`] the container is started through it, from any process; without, by [`Container::start`].
     pub fn begin(
-        plan: Plan,
+        mut plan: Plan,
         host: &HostFeatures,
         rootfs: Rootfs,
         io: ProcessIo,
@@ -262,16 +264,17 @@ impl Creating {
         let shared_root = SharedRoot::before(&plan)?;
         // On version 1 a process is moved into its cgroup afterwards, so the groups can be made while the child is
         // already at work; unless the script binds them.
-        let late = !host.cgroups.is_v2() && !plan.binds_cgroup();
+        let late = !host.cgroups.is_v2() && !plan.binds_cgroup() && plan.scope.is_none();
         let mut guard = if late { CgroupGuard::default() } else { CgroupGuard::create(&plan, host)? };
+        if let Some(cgroup) = &guard.made {
+            // A scope is where its systemd has put it.
+            plan.cgroup = cgroup.path().clone();
+        }
         let gated = gate.is_some();
         let resctrl = plan.resctrl.as_ref().map(crate::resctrl::Wanted::root).transpose()?;
         let Assembled { script, clone_flags, network } = assemble(&plan, host, rootfs, io, gate)?;
-        let join = if sys::features().clone_into_cgroup {
-            guard.made.as_ref().and_then(cgroups::Cgroup::join_fd)
-        } else {
-            None
-        };
+        let born = sys::features().clone_into_cgroup && may_be_born_in_cgroup(&plan);
+        let join = if born { guard.made.as_ref().and_then(cgroups::Cgroup::join_fd) } else { None };
         let admission = Admission {
             uid_map: plan.spaces.uid_map.clone(),
             gid_map: plan.spaces.gid_map.clone(),
@@ -284,10 +287,12 @@ impl Creating {
         }
         let hook_state = HookState { around_pid: state_around_pid(&plan, "creating"), bundle: plan.bundle.clone() };
         let host = if guard.refused { host.without_cgroups() } else { host.clone() };
+        let (cgroup, keeper) = guard.into_inner();
         let mut creating = Self {
             events: None,
             admission: Some(admission),
-            cgroup: guard.into_inner(),
+            cgroup,
+            keeper,
             plan: Some(plan),
             hooks: None,
             hook_state,
@@ -359,6 +364,7 @@ impl Creating {
 
     fn finish(&mut self) -> Result<Container, Error> {
         let missing = || Error::Wait { source: Errno::INVAL.into() };
+        self.keeper = None;
         let plan = self.plan.take().ok_or_else(missing)?;
         let cgroup = self.cgroup.take().ok_or_else(missing)?;
         let program = plan.process.program_name();
@@ -421,6 +427,7 @@ impl Drop for Creating {
         if self.cgroup.is_some() || self.shared_root.is_some() {
             // The processes first, then what they are in.
             self.process.kill();
+            self.keeper = None;
         }
         if let Some(cgroup) = self.cgroup.take() {
             let _ = cgroup.delete();
@@ -461,12 +468,26 @@ fn is_refused(error: &cgroups::Error) -> bool {
     matches!(source, Some(&(Errno::ACCESS | Errno::PERM | Errno::ROFS)))
 }
 
+/// How many processes a container's birth needs at most: the intermediate one, its own, and the keeper of a scope.
+const BIRTH_PROCESSES: i64 = 3;
+
+/// Whether the limit of processes leaves room for a birth in the cgroup. The kernel refuses a process that would be one
+/// too many where it is born, but not where it is moved to.
+fn may_be_born_in_cgroup(plan: &Plan) -> bool {
+    let unified = plan.resources.unified().as_ref().and_then(|unified| unified.get("pids.max"));
+    let limits = plan.resources.pids().map(|pids| pids.limit());
+    let enough = |limit: i64| !(0..BIRTH_PROCESSES).contains(&limit);
+    limits.is_none_or(enough) && unified.is_none_or(|limit| limit.trim().parse().map_or(true, enough))
+}
+
 /// Removes a new cgroup if what it is for fails.
 #[derive(Default)]
 struct CgroupGuard {
     made: Option<cgroups::Cgroup>,
     /// The user may make none, and there is nothing to limit.
     refused: bool,
+    /// Keeps a scope from being empty until the container's process is in it.
+    keeper: Option<Cloned>,
 }
 
 impl CgroupGuard {
@@ -475,33 +496,45 @@ impl CgroupGuard {
             let operation = format!("{operation} cgroup {}", plan.cgroup);
             move |source| Error::Cgroup { operation, source }
         };
-        let cgroup = match cgroups::Cgroup::create(&host.cgroups, &plan.cgroup) {
-            Err(error) if host.rootless && is_refused(&error) => {
+        let mut guard = Self::default();
+        let made = match &plan.scope {
+            None => cgroups::Cgroup::create(&host.cgroups, &plan.cgroup),
+            Some(scope) => {
+                // A scope cannot be made empty, and the container's process is to be born into one that is ready.
+                let keeper = guard.keeper.insert(Cloned::start(Script::waiting(), 0, None)?);
+                cgroups::Cgroup::create_scope(&host.cgroups, scope, keeper.pid)
+            }
+        };
+        let cgroup = match made {
+            Err(error) if plan.scope.is_none() && host.rootless && is_refused(&error) => {
                 let none =
                     cgroups::Cgroup::create(&HostFeatures::no_cgroups(), &plan.cgroup).map_err(failed("making"))?;
                 // Without limits the container can do without; a limit that cannot be set is an error.
                 none.apply(&plan.resources).map_err(failed("setting the limits of"))?;
-                return Ok(Self { made: Some(none), refused: true });
+                return Ok(Self { made: Some(none), refused: true, keeper: None });
             }
             other => other.map_err(failed("making"))?,
         };
-        if cgroup.existed() {
+        if plan.scope.is_none() && cgroup.existed() {
             refuse_in_use(&cgroup)?;
         }
-        let guard = Self { made: Some(cgroup), refused: false };
-        let Some(cgroup) = &guard.made else { return Ok(guard) };
+        let cgroup = guard.made.insert(cgroup);
         cgroup.apply(&plan.resources).map_err(failed("setting the limits of"))?;
         cgroup.apply_devices(&plan.device_rules).map_err(failed("setting the devices of"))?;
+        if let Some(owner) = plan.cgroup_owner {
+            cgroup.delegate(rustix::fs::Uid::from_raw(owner)).map_err(failed("delegating"))?;
+        }
         Ok(guard)
     }
 
-    fn into_inner(mut self) -> Option<cgroups::Cgroup> {
-        self.made.take()
+    fn into_inner(mut self) -> (Option<cgroups::Cgroup>, Option<Cloned>) {
+        (self.made.take(), self.keeper.take())
     }
 }
 
 impl Drop for CgroupGuard {
     fn drop(&mut self) {
+        self.keeper = None;
         if let Some(cgroup) = self.made.take() {
             let _ = cgroup.delete();
         }

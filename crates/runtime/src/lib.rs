@@ -46,7 +46,7 @@ mod resctrl;
 mod seccomp;
 mod shared;
 
-pub use container::{Container, State, Status};
+pub use container::{Container, ScopeState, State, Status};
 pub use create::{Creating, Rootfs};
 pub use error::Error;
 pub use exec::{ExecOptions, ExecProcess, Execing, SubCgroup};

@@ -133,9 +133,16 @@ impl Deleting {
         let init = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3).map_err(failed)?;
         epoll::add(&events, &init, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
         let cgroup = cgroups::Cgroup::open(&container.host.cgroups, container.cgroup.path());
+        let unit = container.cgroup.unit().cloned();
         let cgroup = match cgroup {
-            Ok(cgroup) => Some(cgroup),
-            Err(cgroups::Error::Gone { .. }) => None,
+            Ok(cgroup) => Some(cgroup.in_unit(unit)),
+            Err(cgroups::Error::Gone { .. }) => {
+                // systemd removes the group at the end of the last process; the unit may be left as failed.
+                if let Some(unit) = unit {
+                    unit.stop().map_err(|source| container.cgroup_error("removing the scope of", source))?;
+                }
+                None
+            }
             Err(source) => return Err(container.cgroup_error("opening", source)),
         };
         let shared_root = remains.shared_root.clone();

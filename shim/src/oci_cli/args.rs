@@ -40,7 +40,7 @@ pub(crate) const GLOBAL: &[Flag] = &[
     option("log", "", "file that errors are appended to (default: standard error)"),
     option("log-format", "", "text (default) or json"),
     switch("debug", "", "log what is done"),
-    switch("systemd-cgroup", "", "not supported: refused"),
+    switch("systemd-cgroup", "", "make cgroups as scopes of systemd; cgroupsPath is then slice:prefix:name"),
     option("rootless", "", "auto, true or false; only whether the caller is root decides"),
 ];
 
@@ -53,6 +53,7 @@ pub(crate) struct Global {
     pub(crate) debug: bool,
     pub(crate) log: Option<PathBuf>,
     pub(crate) json_log: bool,
+    pub(crate) systemd_cgroup: bool,
     pub(crate) version: bool,
     pub(crate) help: bool,
 }
@@ -65,6 +66,7 @@ impl Default for Global {
             debug: false,
             log: None,
             json_log: false,
+            systemd_cgroup: false,
             version: false,
             help: false,
         }
@@ -103,9 +105,7 @@ impl Global {
                         _ => return Err(Error::Usage(format!("invalid log-format: {format}"))),
                     };
                 }
-                ("systemd-cgroup", value) if value.as_deref() != Some("false") => {
-                    return Err(Error::Usage("--systemd-cgroup is not supported".to_owned()));
-                }
+                ("systemd-cgroup", value) => global.systemd_cgroup = value.as_deref() != Some("false"),
                 _ => {}
             }
         }
@@ -302,7 +302,11 @@ mod tests {
         let rest = global.parse(words("--root /r --log=/l --log-format json create --bundle b id")).unwrap();
         assert_eq!((global.root, global.log, global.json_log), ("/r".into(), Some("/l".into()), true));
         assert_eq!(rest[0], "create");
-        assert!(Global::default().parse(words("--systemd-cgroup run")).is_err());
+        for (line, on) in [("--systemd-cgroup run", true), ("--systemd-cgroup=false run", false), ("run", false)] {
+            let mut global = Global::default();
+            global.parse(words(line)).unwrap();
+            assert_eq!(global.systemd_cgroup, on, "{line}");
+        }
         assert!(Global::default().parse(words("--log-format xml run")).is_err());
         for bad in ["--root=", "--root /", "--root /a/../.. list"] {
             assert!(Global::default().parse(words(bad)).is_err(), "{bad}");

@@ -129,6 +129,7 @@ impl Making {
             no_pivot: words.has("no-pivot"),
             no_new_keyring: words.has("no-new-keyring"),
             default_cgroup: format!("/{id}"),
+            systemd: global.systemd_cgroup.then(cgroups::Manager::of_caller),
             preserve_fds,
         };
         let plan = Plan::new(&spec, &host, &options)?;

@@ -14,24 +14,23 @@ pub(crate) struct Now {
     pub(crate) memory_and_swap: Option<u64>,
 }
 
+/// What `cpu.shares` takes (Linux, `MIN_SHARES` and `MAX_SHARES`).
+const SHARES_MIN: u64 = 2;
+const SHARES_MAX: u64 = 262_144;
+
 /// All writes for `resources`, memory last: a limit too small to work in then hinders nothing else.
 pub(crate) fn plan(resources: &LinuxResources, now: &Now) -> Result<Vec<Write>> {
     let mut writes = Vec::new();
     if let Some(unified) = resources.unified()
         && let Some(name) = unified.keys().next()
     {
-        return refuse("unified", name, "needs cgroup version 2");
+        let reason = "can't be set: unified resources need cgroup version 2".to_owned();
+        return Err(crate::Error::Unified { file: name.chars().take(200).collect(), reason });
     }
     if let Some(cpu) = resources.cpu() {
         cpu_writes(cpu, &mut writes)?;
     }
-    // 0 says nothing, a negative limit is none.
-    if let Some(pids) = resources.pids()
-        && pids.limit() != 0
-    {
-        let limit = if pids.limit() < 0 { "max".to_owned() } else { pids.limit().to_string() };
-        writes.push(Write::new("pids", "pids", "pids.max", limit));
-    }
+    crate::v2::limits::pids_write(resources, &mut writes);
     if let Some(block) = resources.block_io() {
         block_writes(block, &mut writes);
     }
@@ -66,7 +65,14 @@ fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<()> {
         writes.push(Write::new("cpu", "cpu idle", "cpu.idle", 0).optional_if(true));
     }
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-        writes.push(Write::new("cpu", "cpu shares", "cpu.shares", shares));
+        // The kernel would take them and set another number.
+        match shares {
+            ..SHARES_MIN => return refuse("cpu shares", shares, "the minimum allowed cpu-shares is 2"),
+            SHARES_MAX.. if shares > SHARES_MAX => {
+                return refuse("cpu shares", shares, "the maximum allowed cpu-shares is 262144");
+            }
+            _ => writes.push(Write::new("cpu", "cpu shares", "cpu.shares", shares)),
+        }
     }
     // A new period or burst may not fit the old quota, and a new quota may not fit the old ones: EINVAL is tried again
     // when the others are set.
@@ -133,6 +139,7 @@ fn block_writes(block: &LinuxBlockIo, writes: &mut Vec<Write>) {
 fn memory_writes(memory: &LinuxMemory, now: &Now, writes: &mut Vec<Write>) -> Result<()> {
     let limit = memory.limit().filter(|limit| *limit != 0);
     crate::v2::limits::check_usage(memory, limit, now.memory_usage)?;
+    crate::v2::limits::check_hierarchy(memory)?;
     // Without a limit on memory, one on both together would stay where it was and refuse the write.
     let lifted = limit == Some(-1) && now.memory_and_swap.is_some();
     let swap = memory.swap().filter(|swap| *swap != 0).or_else(|| lifted.then_some(-1));
@@ -195,10 +202,7 @@ mod tests {
         let now = Now { memory_usage: Some(0), memory_and_swap: Some(u64::MAX) };
         for (document, expected) in [
             ("{}", &[][..]),
-            (
-                r#"{"cpu":{"shares":0,"quota":0,"period":0},"pids":{"limit":0},"memory":{"limit":0},"blockIO":{"weight":0}}"#,
-                &[],
-            ),
+            (r#"{"cpu":{"shares":0,"quota":0,"period":0},"memory":{"limit":0},"blockIO":{"weight":0}}"#, &[]),
             (
                 r#"{"cpu":{"shares":512,"quota":50000,"period":100000,"burst":1000,"cpus":"0-1","mems":"0"}}"#,
                 &[
@@ -217,6 +221,7 @@ mod tests {
                 &["cpu.rt_period_us=1000000", "cpu.rt_runtime_us=950000"],
             ),
             (r#"{"pids":{"limit":-1}}"#, &["pids.max=max"]),
+            (r#"{"pids":{"limit":0}}"#, &["pids.max=1"]),
             (r#"{"pids":{"limit":42}}"#, &["pids.max=42"]),
             (
                 r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":60,"disableOOMKiller":true}}"#,
@@ -228,7 +233,7 @@ mod tests {
                     "memory.memsw.limit_in_bytes=134217728",
                 ],
             ),
-            (r#"{"memory":{"disableOOMKiller":false}}"#, &[]),
+            (r#"{"memory":{"disableOOMKiller":false,"useHierarchy":true}}"#, &[]),
             (
                 r#"{"blockIO":{"weight":500,"leafWeight":300,
                     "weightDevice":[{"major":8,"minor":0,"weight":100,"leafWeight":50}],
@@ -292,10 +297,12 @@ mod tests {
     fn nonsense_is_refused() {
         let now = Now { memory_usage: Some(1000), memory_and_swap: None };
         for document in [
-            r#"{"unified":{"memory.high":"1"}}"#,
             r#"{"memory":{"limit":100,"swap":50}}"#,
             r#"{"memory":{"limit":-1,"swap":50}}"#,
+            r#"{"memory":{"useHierarchy":false}}"#,
             r#"{"memory":{"swappiness":101}}"#,
+            r#"{"cpu":{"shares":1}}"#,
+            r#"{"cpu":{"shares":262145}}"#,
             r#"{"memory":{"limit":999,"checkBeforeUpdate":true}}"#,
             r#"{"cpu":{"idle":2}}"#,
             r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#,
@@ -304,5 +311,8 @@ mod tests {
         ] {
             assert!(matches!(planned(document, &now).unwrap_err(), crate::Error::Limit { .. }), "{document}");
         }
+        let unified = planned(r#"{"unified":{"memory.high":"1"}}"#, &now).unwrap_err();
+        let text = r#"unified resource "memory.high" can't be set: unified resources need cgroup version 2"#;
+        assert_eq!(unified.to_string(), text);
     }
 }

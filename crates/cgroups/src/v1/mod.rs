@@ -109,7 +109,27 @@ impl Group {
             memory_usage: number("memory.usage_in_bytes")?,
             memory_and_swap: number("memory.memsw.limit_in_bytes")?,
         };
-        perform(&limits::plan(resources, &now)?, |controller| self.find(controller))
+        let applied = perform(&limits::plan(resources, &now)?, |controller| self.find(controller));
+        match (applied, memory) {
+            // What is in use could not be pushed out.
+            (Err(Error::Write { file, value: limit, source: Errno::BUSY, .. }), Some(memory))
+                if file == "memory.limit_in_bytes" =>
+            {
+                let usage = memory.number("memory.usage_in_bytes")?.unwrap_or(0);
+                let peak = memory.number("memory.max_usage_in_bytes")?.unwrap_or(0);
+                Err(Error::TooLow { limit, usage, peak })
+            }
+            (applied, _) => applied,
+        }
+    }
+
+    /// The limits that properties of a unit are completed with, in the form of version 2.
+    pub(crate) fn now(&self) -> Result<crate::v2::limits::Now> {
+        let Some(cpu) = self.find("cpu") else { return Ok(crate::v2::limits::Now::default()) };
+        let quota = cpu.read_optional("cpu.cfs_quota_us")?.unwrap_or_default();
+        let period = cpu.read_optional("cpu.cfs_period_us")?.unwrap_or_default();
+        let cpu_max = Some(format!("{} {}", quota.trim(), period.trim()));
+        Ok(crate::v2::limits::Now { cpu_max, ..crate::v2::limits::Now::default() })
     }
 
     pub(crate) fn apply_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
@@ -117,10 +137,8 @@ impl Group {
             return Ok(());
         }
         let dir = self.require("devices", "devices")?;
-        for (file, line) in devices::lines(rules)? {
-            dir.write(file, &line)?;
-        }
-        Ok(())
+        let now = dir.read("devices.list")?;
+        devices::replacement(&now, rules)?.iter().try_for_each(|(file, line)| dir.write(file, line))
     }
 
     pub(crate) fn add_process(&self, pid: u32) -> Result<()> {
@@ -293,5 +311,39 @@ mod tests {
         let error = Group::create(&controllers, &CgroupPath::new("/a").unwrap()).unwrap_err();
         assert!(matches!(error, Error::Create { source: Errno::NOENT, .. }));
         assert!(!good.join("a").exists());
+    }
+
+    /// What hardly any machine has, on a tree of plain files.
+    #[test]
+    fn rare_controllers_get_their_bytes() {
+        let top = tempfile::tempdir().unwrap();
+        let mut controllers = Vec::new();
+        let rare = [
+            ("hugetlb", "hugetlb.2MB.limit_in_bytes", "4194304"),
+            ("hugetlb", "hugetlb.2MB.rsvd.limit_in_bytes", "4194304"),
+            ("rdma", "rdma.max", "mlx5_1 hca_handle=3 hca_object=10000"),
+            ("net_cls", "net_cls.classid", "1048577"),
+            ("net_prio", "net_prio.ifpriomap", "eth0 5"),
+            ("blkio", "blkio.bfq.weight", "500"),
+            ("blkio", "blkio.leaf_weight", "300"),
+        ];
+        for (controller, file, _) in rare {
+            let place = top.path().join(controller);
+            std::fs::create_dir_all(place.join("a")).unwrap();
+            std::fs::write(place.join("a").join(file), "before").unwrap();
+            controllers.push((controller.to_owned(), place));
+        }
+        let path = CgroupPath::new("/a").unwrap();
+        let group = Group::open(&controllers, |_| Some(path.clone())).unwrap();
+        let resources: LinuxResources = serde_json::from_str(
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}],"blockIO":{"weight":500,"leafWeight":300},
+                "rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10000}},
+                "network":{"classID":1048577,"priorities":[{"name":"eth0","priority":5}]}}"#,
+        )
+        .unwrap();
+        group.apply(&resources).unwrap();
+        for (controller, file, expected) in rare {
+            assert_eq!(group.find(controller).unwrap().read(file).unwrap(), expected, "{file}");
+        }
     }
 }

@@ -46,15 +46,9 @@ impl Rule {
         let (Ok(major), Ok(minor)) = (number(rule.major()), number(rule.minor())) else {
             return refuse("a device number is out of range");
         };
-        let mut access = 0;
-        for letter in rule.access().iter().flat_map(|access| access.chars()) {
-            access |= match letter {
-                'r' => READ,
-                'w' => WRITE,
-                'm' => MKNOD,
-                _ => return refuse("access is written with the letters r, w and m"),
-            };
-        }
+        let Some(access) = Self::access_bits(rule.access().as_deref().unwrap_or_default()) else {
+            return refuse("access is written with the letters r, w and m");
+        };
         // Nothing named is everything meant.
         let access = if access == 0 { ALL } else { access };
         Ok(Self { allow: rule.allow(), kind, major, minor, access })
@@ -64,16 +58,54 @@ impl Rule {
         self.access == ALL
     }
 
+    pub(crate) fn access(&self) -> u8 {
+        self.access
+    }
+
     pub(crate) fn access_text(&self) -> String {
+        Self::access_letters(self.access)
+    }
+
+    /// The letters for kinds of access, in the kernel's order.
+    pub(crate) fn access_letters(access: u8) -> String {
         [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
             .iter()
-            .filter(|(bit, _)| self.access & bit != 0)
+            .filter(|(bit, _)| access & bit != 0)
             .map(|(_, letter)| *letter)
             .collect()
     }
 
+    /// The kinds of access that letters stand for.
+    pub(crate) fn access_bits(letters: &str) -> Option<u8> {
+        letters.chars().try_fold(0, |access, letter| {
+            Some(
+                access
+                    | match letter {
+                        'r' => READ,
+                        'w' => WRITE,
+                        'm' => MKNOD,
+                        _ => return None,
+                    },
+            )
+        })
+    }
+
     fn matches_every_device(&self) -> bool {
         self.kind.is_none() && self.major.is_none() && self.minor.is_none()
+    }
+
+    /// Whether nothing that stands before this rule can matter.
+    pub(crate) fn matches_everything(&self) -> bool {
+        self.matches_every_device() && self.is_all_access()
+    }
+
+    /// Whether some access to some device matches both.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let meet = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
+        (self.kind.is_none() || other.kind.is_none() || self.kind == other.kind)
+            && meet(self.major, other.major)
+            && meet(self.minor, other.minor)
+            && self.access & other.access != 0
     }
 }
 
@@ -115,7 +147,7 @@ pub(crate) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Instruction>> {
     for rule in rules.iter().rev() {
         let rule = Rule::parse(rule)?;
         assembler.rule(&rule);
-        if rule.matches_every_device() && rule.is_all_access() {
+        if rule.matches_everything() {
             // Nothing before it can matter, and the kernel refuses code that is never reached.
             return Ok(assembler.code);
         }

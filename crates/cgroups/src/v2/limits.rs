@@ -25,12 +25,7 @@ pub(crate) fn plan(resources: &LinuxResources, now: &Now) -> Result<Vec<Write>> 
     if let Some(cpu) = resources.cpu() {
         cpu_writes(cpu, now, &mut writes)?;
     }
-    // 0 says nothing, a negative limit is none.
-    if let Some(pids) = resources.pids()
-        && pids.limit() != 0
-    {
-        writes.push(Write::new("pids", "pids", "pids.max", number_or_max(pids.limit())));
-    }
+    pids_write(resources, &mut writes);
     if let Some(block) = resources.block_io() {
         block_writes(block, &mut writes)?;
     }
@@ -58,9 +53,18 @@ pub(crate) fn plan(resources: &LinuxResources, now: &Now) -> Result<Vec<Write>> 
     }
     // Sorted, so that the same document always gives the same writes.
     for (file, value) in resources.unified().iter().flatten().collect::<BTreeMap<_, _>>() {
-        writes.push(unified_write(file, value)?);
+        unified_writes(file, value, &mut writes)?;
     }
     Ok(writes)
+}
+
+/// The same on both versions. A negative limit is none. 0 becomes 1, as in runc: systemd knows no limit of 0, and a
+/// group with one process that may not fork is the same thing.
+pub(crate) fn pids_write(resources: &LinuxResources, writes: &mut Vec<Write>) {
+    if let Some(pids) = resources.pids() {
+        let limit = if pids.limit() < 0 { "max".to_owned() } else { pids.limit().max(1).to_string() };
+        writes.push(Write::new("pids", "pids", "pids.max", limit));
+    }
 }
 
 fn number_or_max(limit: i64) -> String {
@@ -132,7 +136,7 @@ fn cpu_writes(cpu: &LinuxCpu, now: &Now, writes: &mut Vec<Write>) -> Result<()> 
 }
 
 /// A weight 10 to 1000 of version 1 as one from 1 to 10000.
-fn io_weight(weight: u16) -> u64 {
+pub(crate) fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
 }
 
@@ -188,12 +192,20 @@ pub(crate) fn rdma_writes(resources: &LinuxResources, writes: &mut Vec<Write>) -
 
 /// `checkBeforeUpdate`: a limit below what is in use now would end with the kernel killing something.
 pub(crate) fn check_usage(memory: &LinuxMemory, limit: Option<i64>, usage: Option<u64>) -> Result<()> {
-    let limit = limit.and_then(|limit| u64::try_from(limit).ok());
-    if memory.check_before_update() == Some(true)
-        && let (Some(limit), Some(usage)) = (limit, usage)
-        && usage > limit
-    {
-        return refuse("memory", limit, "is less than what is in use, and checkBeforeUpdate is set");
+    let (Some(true), Some(usage)) = (memory.check_before_update(), usage) else { return Ok(()) };
+    for (name, limit) in [("memory and swap", memory.swap()), ("memory", limit)] {
+        let limit = limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit != 0);
+        if let Some(limit) = limit.filter(|limit| *limit <= usage) {
+            return refuse(name, limit, "is not more than what is in use, and checkBeforeUpdate is set");
+        }
+    }
+    Ok(())
+}
+
+/// `useHierarchy`: since Linux 5.11 every group counts what is below it, on version 2 always.
+pub(crate) fn check_hierarchy(memory: &LinuxMemory) -> Result<()> {
+    if memory.use_hierarchy() == Some(false) {
+        return refuse("memory useHierarchy", "false", "cannot be had: the kernel always counts hierarchically");
     }
     Ok(())
 }
@@ -201,6 +213,7 @@ pub(crate) fn check_usage(memory: &LinuxMemory, limit: Option<i64>, usage: Optio
 fn memory_writes(memory: &LinuxMemory, now: &Now, writes: &mut Vec<Write>) -> Result<()> {
     let limit = memory.limit().filter(|limit| *limit != 0);
     check_usage(memory, limit, now.memory_usage)?;
+    check_hierarchy(memory)?;
     if memory.swappiness().is_some() {
         return refuse("memory swappiness", memory.swappiness().unwrap_or(0), "needs cgroup version 1");
     }
@@ -226,13 +239,15 @@ fn memory_writes(memory: &LinuxMemory, now: &Now, writes: &mut Vec<Write>) -> Re
 }
 
 /// The specification limits memory and swap together, version 2 swap alone.
-fn swap_value(memory: &LinuxMemory, limit: Option<i64>, now: &Now) -> Result<Option<String>> {
+pub(crate) fn swap_value(memory: &LinuxMemory, limit: Option<i64>, now: &Now) -> Result<Option<String>> {
     let swap = match memory.swap().filter(|swap| *swap != 0) {
         None => return Ok((limit == Some(-1)).then(|| "max".to_owned())),
         Some(..0) => return Ok(Some("max".to_owned())),
         Some(swap) => swap.unsigned_abs(),
     };
     let limit = match limit {
+        // Memory without a limit: what is left of the sum is swap.
+        Some(..0) => Some(0),
         Some(limit) => u64::try_from(limit).ok(),
         None => now.memory_limit.filter(|limit| *limit != u64::MAX),
     };
@@ -243,28 +258,38 @@ fn swap_value(memory: &LinuxMemory, limit: Option<i64>, now: &Now) -> Result<Opt
     }
 }
 
-/// `unified`: a control file by name. Those that rule over the group itself are not limits.
-fn unified_write(file: &str, value: &str) -> Result<Write> {
-    let Some((controller, rest)) = file.split_once('.') else {
-        return refuse("unified", file.escape_default(), "is not the name of a control file");
+/// `unified`: a control file by name, one write for each line of its value. Files that rule over the group itself are
+/// not limits.
+fn unified_writes(file: &str, value: &str, writes: &mut Vec<Write>) -> Result<()> {
+    let refuse = |reason: &str| {
+        let file = file.chars().take(200).collect();
+        Err(Error::Unified { file, reason: reason.to_owned() })
     };
-    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if controller.is_empty() || rest.is_empty() || !plain(file) {
-        return refuse("unified", file.escape_default(), "is not the name of a control file");
+    if file.contains('/') {
+        return refuse("must be a file name (no slashes)");
     }
-    if controller == "cgroup" && !rest.starts_with("max.") {
-        return refuse("unified", file, "is not a limit");
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let controller = match file.split_once('.') {
+        Some((controller, rest)) if !controller.is_empty() && !rest.is_empty() && plain(file) => controller,
+        _ => return refuse("must be in the form CONTROLLER.PARAMETER"),
+    };
+    if controller == "cgroup" && !file.starts_with("cgroup.max.") {
+        return refuse("can't be set: it is not a limit");
     }
     if value.contains('\0') {
-        return refuse("unified", file, "has a NUL byte in its value");
+        return refuse("can't be set: its value has a NUL byte");
     }
-    Ok(Write {
-        controller: controller.to_owned().into(),
-        limit: file.to_owned().into(),
-        choices: vec![(file.to_owned().into(), value.to_owned())],
-        optional: false,
-        retry: false,
-    })
+    for line in value.split('\n').filter(|line| !line.trim().is_empty()) {
+        writes.push(Write {
+            controller: controller.to_owned().into(),
+            limit: file.to_owned().into(),
+            choices: vec![(file.to_owned().into(), line.to_owned())],
+            optional: false,
+            retry: false,
+            unified: true,
+        });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -307,7 +332,7 @@ mod tests {
         for (document, expected) in [
             ("{}", &[][..]),
             (
-                r#"{"cpu":{"shares":0,"quota":0,"period":0},"pids":{"limit":0},"memory":{"limit":0,"swap":0},"network":{"classID":0,"priorities":[]}}"#,
+                r#"{"cpu":{"shares":0,"quota":0,"period":0},"memory":{"limit":0,"swap":0},"network":{"classID":0,"priorities":[]}}"#,
                 &[],
             ),
             (
@@ -320,6 +345,7 @@ mod tests {
             (r#"{"cpu":{"shares":2,"idle":1}}"#, &["cpu.weight=1", "cpu.idle=1"]),
             (r#"{"cpu":{"shares":2,"idle":0}}"#, &["cpu.idle=0", "cpu.weight=1"]),
             (r#"{"pids":{"limit":-1}}"#, &["pids.max=max"]),
+            (r#"{"pids":{"limit":0}}"#, &["pids.max=1"]),
             (
                 r#"{"memory":{"limit":100,"swap":300,"reservation":50}}"#,
                 &["memory.low=50", "memory.swap.max=200", "memory.max=100"],
@@ -328,7 +354,8 @@ mod tests {
             (r#"{"memory":{"limit":100,"swap":-1}}"#, &["memory.swap.max=max", "memory.max=100"]),
             (r#"{"memory":{"limit":-1}}"#, &["memory.swap.max=max", "memory.max=max"]),
             (r#"{"memory":{"swap":1500}}"#, &["memory.swap.max=500"]),
-            (r#"{"memory":{"disableOOMKiller":false}}"#, &[]),
+            (r#"{"memory":{"limit":-1,"swap":50}}"#, &["memory.swap.max=50", "memory.max=max"]),
+            (r#"{"memory":{"disableOOMKiller":false,"useHierarchy":true}}"#, &[]),
             (
                 r#"{"blockIO":{"weight":500,"weightDevice":[{"major":8,"minor":0,"weight":100}],
                 "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1048576}],
@@ -344,6 +371,10 @@ mod tests {
                 r#"{"memory":{"limit":100},"unified":{"memory.high":"90","cgroup.max.depth":"3"}}"#,
                 &["memory.max=100", "cgroup.max.depth=3", "memory.high=90"],
             ),
+            (
+                r#"{"unified":{"io.max":"259:0 rbps=1\n253:0 wiops=2\n","misc.max":"sev 5","hugetlb.2MB.max":"max"}}"#,
+                &["hugetlb.2MB.max=max", "io.max=259:0 rbps=1", "io.max=253:0 wiops=2", "misc.max=sev 5"],
+            ),
         ] {
             assert_eq!(planned(document, &now).unwrap(), expected, "{document}");
         }
@@ -355,7 +386,8 @@ mod tests {
         for document in [
             r#"{"memory":{"limit":100,"swap":50}}"#,
             r#"{"memory":{"swap":50}}"#,
-            r#"{"memory":{"limit":-1,"swap":50}}"#,
+            r#"{"memory":{"useHierarchy":false}}"#,
+            r#"{"memory":{"limit":4000,"swap":1000,"checkBeforeUpdate":true}}"#,
             r#"{"memory":{"swappiness":10}}"#,
             r#"{"memory":{"disableOOMKiller":true}}"#,
             r#"{"memory":{"kernelTCP":10}}"#,
@@ -364,13 +396,22 @@ mod tests {
             r#"{"cpu":{"idle":7}}"#,
             r#"{"blockIO":{"leafWeight":7}}"#,
             r#"{"hugepageLimits":[{"pageSize":"","limit":1}]}"#,
-            r#"{"unified":{"../memory.max":"1"}}"#,
-            r#"{"unified":{"memory/x.max":"1"}}"#,
-            r#"{"unified":{"memory":"1"}}"#,
-            r#"{"unified":{"cgroup.procs":"1"}}"#,
-            r#"{"unified":{"cgroup.subtree_control":"-memory"}}"#,
         ] {
             assert!(matches!(planned(document, &now).unwrap_err(), Error::Limit { .. }), "{document}");
+        }
+        for (file, value) in [
+            ("../memory.max", "1"),
+            ("memory/x.max", "1"),
+            ("memory", "1"),
+            (".max", "1"),
+            ("memory.", "1"),
+            ("memory.max x", "1"),
+            ("cgroup.procs", "1"),
+            ("cgroup.subtree_control", "-memory"),
+            ("memory.max", "1\\u0000"),
+        ] {
+            let document = format!(r#"{{"unified":{{"{file}":"{value}"}}}}"#);
+            assert!(matches!(planned(&document, &now).unwrap_err(), Error::Unified { .. }), "{document}");
         }
         for document in [r#"{"network":{"classID":7}}"#, r#"{"network":{"priorities":[{"name":"lo","priority":1}]}}"#] {
             assert!(matches!(planned(document, &now).unwrap_err(), Error::NoController { .. }), "{document}");

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use oci::runtime::{LinuxDeviceCgroup, LinuxResources};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Uid};
 use sys::Errno;
 
 use crate::dir::{self, Dir};
@@ -74,14 +74,7 @@ impl Group {
     }
 
     pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        let mut now = limits::Now::default();
-        if resources.cpu().is_some() {
-            now.cpu_max = self.dir.read_optional("cpu.max")?;
-        }
-        if resources.memory().is_some() {
-            now.memory_usage = self.dir.number("memory.current")?;
-            now.memory_limit = self.dir.number("memory.max")?;
-        }
+        let now = self.now(resources)?;
         let writes = limits::plan(resources, &now)?;
         if writes.is_empty() {
             return Ok(());
@@ -91,6 +84,34 @@ impl Group {
             controller == "cgroup" || available.split_ascii_whitespace().any(|name| name == controller)
         };
         perform(&writes, |controller| has(controller).then_some(&self.dir))
+    }
+
+    /// What a partial update is completed with.
+    pub(crate) fn now(&self, resources: &LinuxResources) -> Result<limits::Now> {
+        let mut now = limits::Now::default();
+        if resources.cpu().is_some() {
+            now.cpu_max = self.dir.read_optional("cpu.max")?;
+        }
+        if resources.memory().is_some() {
+            now.memory_usage = self.dir.number("memory.current")?;
+            now.memory_limit = self.dir.number("memory.max")?;
+        }
+        Ok(now)
+    }
+
+    /// Gives the group to a user, as far as the kernel says that this is safe: who owns the files that it lists may
+    /// move processes and make groups below, but not change the limits of the group itself.
+    pub(crate) fn delegate(&self, owner: Uid) -> Result<()> {
+        // Before Linux 4.15 the list was written down only (cgroups(7)).
+        const USUAL: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads";
+        let list = sys::fs::read_small(CWD, "/sys/kernel/cgroup/delegate").unwrap_or_else(|_| USUAL.to_owned());
+        let give = |file: &str| match rustix::fs::chownat(&self.dir, file, Some(owner), None, AtFlags::SYMLINK_NOFOLLOW)
+        {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(source) => Err(self.dir.write_error(file, "an owner", source)),
+        };
+        give(".")?;
+        list.lines().filter(|file| !file.contains('/')).try_for_each(give)
     }
 
     pub(crate) fn apply_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
@@ -267,5 +288,36 @@ mod tests {
         let error = group.apply(&resources).unwrap_err();
         assert_eq!(error.to_string(), r#"block I/O weight cannot be limited: cgroup controller "io" is not available"#);
         assert_eq!(group.dir.read("pids.max").unwrap(), "9");
+    }
+
+    /// What hardly any machine has, on a tree of plain files.
+    #[test]
+    fn rare_controllers_get_their_bytes() {
+        let top = tempfile::tempdir().unwrap();
+        let group = top.path().join("a");
+        std::fs::create_dir(&group).unwrap();
+        let rare = ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max", "hugetlb.1GB.max", "rdma.max", "misc.max", "io.weight"];
+        for file in rare.iter().chain(&["cgroup.procs", "io.max"]) {
+            std::fs::write(group.join(file), "before").unwrap();
+        }
+        std::fs::write(group.join("cgroup.controllers"), "hugetlb rdma misc io\n").unwrap();
+        let group = Group::open(top.path(), &CgroupPath::new("/a").unwrap()).unwrap();
+        let resources: LinuxResources = serde_json::from_str(
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304},{"pageSize":"1GB","limit":0}],
+                "rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10000}},"blockIO":{"weight":500},
+                "unified":{"misc.max":"sev 7"}}"#,
+        )
+        .unwrap();
+        group.apply(&resources).unwrap();
+        let read = |file: &str| group.dir.read(file).unwrap();
+        assert_eq!(
+            rare.map(read),
+            ["4194304", "4194304", "0", "mlx5_1 hca_handle=3 hca_object=10000", "sev 7", "4950"]
+        );
+        // BFQ's own file comes before the general one.
+        std::fs::write(top.path().join("a/io.bfq.weight"), "").unwrap();
+        let resources: LinuxResources = serde_json::from_str(r#"{"blockIO":{"weight":300}}"#).unwrap();
+        group.apply(&resources).unwrap();
+        assert_eq!((read("io.bfq.weight").as_str(), read("io.weight").as_str()), ("300", "4950"));
     }
 }

@@ -35,6 +35,11 @@ impl Script {
         }
     }
 
+    /// A process that does nothing, until it is killed or its parent is gone.
+    pub(crate) fn waiting() -> Self {
+        Self { steps: vec![Step::Await(Awaited::Admission)], ..Self::empty() }
+    }
+
     /// Only what is needed to tell how the exec failed.
     pub(crate) fn only_program(program: String) -> Self {
         Self { program, ..Self::empty() }

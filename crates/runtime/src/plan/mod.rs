@@ -20,6 +20,7 @@ use crate::netdev::{self, Wanted};
 use crate::{Error, HostFeatures};
 pub(crate) use mounts::{DevicePlan, MountKind, MountPlan, fold_path, is_namespaced};
 pub(crate) use process::ProcessPlan;
+pub(crate) use resources::device_rules;
 pub(crate) use spaces::Spaces;
 pub(crate) use sysctl::of_network;
 pub(crate) use tuning::{Tuning, all_processors};
@@ -37,6 +38,9 @@ pub struct PlanOptions {
     pub no_new_keyring: bool,
     /// Where the container's cgroup goes when the spec has no `linux.cgroupsPath`; `/gantry/<id>` when empty.
     pub default_cgroup: String,
+    /// Make the cgroup as a scope of this systemd; `linux.cgroupsPath` is then `slice:prefix:name`. `None`: make it in
+    /// the file system.
+    pub systemd: Option<cgroups::Manager>,
     /// How many descriptors from 3 on stay open in the container's process.
     pub preserve_fds: u32,
 }
@@ -81,6 +85,10 @@ pub struct Plan {
     pub(crate) hooks: Hooks,
     pub(crate) process: ProcessPlan,
     pub(crate) cgroup: cgroups::CgroupPath,
+    /// The scope that the cgroup is to be of.
+    pub(crate) scope: Option<cgroups::Scope>,
+    /// Who shall own the cgroup.
+    pub(crate) cgroup_owner: Option<u32>,
     pub(crate) resources: LinuxResources,
     pub(crate) device_rules: Vec<LinuxDeviceCgroup>,
 }
@@ -113,6 +121,7 @@ impl Plan {
         }
         let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is required"))?;
         let in_user_space = spaces.has(flags::NEWUSER);
+        let process_uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
         let mut process = match spec.process() {
             Some(process) => ProcessPlan::new("process", process, host, in_user_space)?,
             None => ProcessPlan::absent(),
@@ -128,6 +137,9 @@ impl Plan {
         process.warnings.extend(mounts::warnings(&mounts));
         restrict(linux, &spaces)?;
         let fill_dev = !mounts.iter().any(|mount| mount.target.as_bytes() == b"dev" && mount.is_bind());
+        process.warnings.extend(resources::warnings(linux));
+        let (cgroup, scope) = resources::cgroup_place(spec, options)?;
+        let limits = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
         let relative = |list: &Option<Vec<String>>| {
             list.iter().flatten().map(|path| fold_path(Path::new(path))).collect::<Result<Vec<_>, _>>()
         };
@@ -148,9 +160,11 @@ impl Plan {
             read_only_paths: linux.map(|l| relative(l.readonly_paths())).transpose()?.unwrap_or_default(),
             sysctls: sysctl::sysctls(linux, &spaces)?,
             hooks: Hooks::new(spec),
-            cgroup: resources::cgroup_path(linux, options)?,
-            resources: linux.and_then(|linux| linux.resources().clone()).unwrap_or_default(),
-            device_rules: resources::device_rules(linux)?,
+            cgroup,
+            scope,
+            cgroup_owner: resources::cgroup_owner(linux, &spaces, &mounts, process_uid),
+            device_rules: device_rules(limits.devices().as_deref().unwrap_or_default())?,
+            resources: limits,
             net_devices: net_devices(linux, &spaces)?,
             resctrl: crate::resctrl::Wanted::new(linux)?,
             mount_label,

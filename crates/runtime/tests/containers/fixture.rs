@@ -13,10 +13,11 @@ use runtime::{
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 42] = [
+const APPLETS: [&str; 43] = [
     "sh", "true", "false", "cat", "echo", "id", "ls", "mount", "sleep", "hostname", "readlink", "stat", "touch",
     "mkdir", "kill", "grep", "head", "env", "pwd", "ip", "chmod", "mknod", "dd", "od", "tty", "stty", "umount", "wc",
-    "sort", "ps", "ln", "rm", "cut", "date", "sync", "chown", "dmesg", "test", "tr", "usleep", "ionice", "uname",
+    "sort", "ps", "ln", "rm", "rmdir", "cut", "date", "sync", "chown", "dmesg", "test", "tr", "usleep", "ionice",
+    "uname",
 ];
 
 /// Why nothing can be tested here.

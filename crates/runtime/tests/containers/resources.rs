@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cgroups::Host;
+use runtime::{Creating, Plan, PlanOptions, Rootfs};
 use serde_json::json;
 
 use crate::Case;
@@ -15,6 +16,11 @@ pub(crate) const CASES: &[Case] = &[
     ("inner groups", inner_groups),
     ("device rules", device_rules),
     ("too little memory", too_little),
+    ("a tiny limit of memory", tiny),
+    ("one process", one_process),
+    ("device rules of an update", device_update),
+    ("a delegated cgroup", delegated),
+    ("systemd where there is none", no_systemd),
 ];
 
 /// Whether this host has a controller.
@@ -162,4 +168,109 @@ fn too_little() {
             assert!(text.contains("out of memory") || text.contains("memory"), "{text}");
         }
     }
+}
+
+fn tiny() {
+    if !has("memory") {
+        return;
+    }
+    for limit in [1 << 20, 512 << 10] {
+        let bundle = Bundle::new("").with(|spec| {
+            spec["process"]["args"] = json!(["true"]);
+            spec["linux"]["resources"]["memory"] = json!({"limit": limit});
+        });
+        bundle.output();
+    }
+}
+
+fn one_process() {
+    if !has("pids") {
+        return;
+    }
+    // A joined namespace makes an intermediate process, which must not count.
+    for join in [false, true] {
+        let bundle = Bundle::new("").with(|spec| {
+            spec["process"]["args"] = json!(["true"]);
+            spec["linux"]["resources"]["pids"] = json!({"limit": 0});
+            if join {
+                for space in spec["linux"]["namespaces"].as_array_mut().unwrap() {
+                    if space["type"] == "pid" {
+                        space["path"] = json!("/proc/self/ns/pid");
+                    }
+                }
+            }
+        });
+        bundle.output();
+    }
+}
+
+fn device_update() {
+    // Reading the kernel's log takes the capability, too, where the host restricts it.
+    let bundle = Bundle::new("sleep 1000").with(|spec| {
+        for set in ["bounding", "effective", "permitted"] {
+            spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYSLOG"));
+        }
+    });
+    if !bundle.host.cgroups.is_v2() && place(&bundle, "devices").is_none() {
+        return;
+    }
+    let (io, _) = streams();
+    let mut container = bundle.create(io).unwrap();
+    runtime::wait(&mut container.start().unwrap()).unwrap();
+    let process = |script: &str| {
+        let mut process = bundle.spec["process"].clone();
+        process["args"] = json!(["sh", "-c", script]);
+        process
+    };
+    let probe = "test -e /dev/k || mknod /dev/k c 1 11; (: < /dev/k) 2>/dev/null && echo opened || echo refused";
+    for (rules, expected) in [
+        (r#"[{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]"#, "opened\n"),
+        (r#"[{"allow":false,"access":"rwm"}]"#, "refused\n"),
+    ] {
+        let resources = oci::parse_resources(format!(r#"{{"devices":{rules}}}"#).as_bytes()).unwrap();
+        container.update(&resources).unwrap();
+        let outcome = exec(&container, &process(probe)).unwrap();
+        assert_eq!(outcome.output, expected, "{rules}");
+        // The null device, in whose place the shell's errors go, is always allowed.
+        assert_eq!(exec(&container, &process("echo x > /dev/null && echo fine")).unwrap().output, "fine\n");
+    }
+    end(container);
+}
+
+fn delegated() {
+    let bundle = Bundle::new("mkdir /sys/fs/cgroup/below && echo made; rmdir /sys/fs/cgroup/below").with(|spec| {
+        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+        spec["linux"]["uidMappings"] = map.clone();
+        spec["linux"]["gidMappings"] = map;
+        for mount in spec["mounts"].as_array_mut().unwrap() {
+            if mount["type"] == "cgroup" {
+                mount["options"].as_array_mut().unwrap().retain(|option| option != "ro");
+            }
+        }
+    });
+    if !bundle.host.cgroups.is_v2() {
+        return;
+    }
+    for path in [bundle.directory.path().to_owned(), bundle.rootfs()] {
+        std::os::unix::fs::chown(&path, Some(100_000), Some(100_000)).unwrap();
+    }
+    assert!(bundle.output().starts_with("made\n"));
+}
+
+fn no_systemd() {
+    let bundle = Bundle::new("true").with(|spec| spec["linux"]["cgroupsPath"] = json!("system.slice:gantry:x"));
+    let plan = |options: PlanOptions| {
+        let spec = oci::parse_spec(bundle.spec.to_string().as_bytes()).unwrap();
+        Plan::new(&spec, &bundle.host, &options)
+    };
+    let options = PlanOptions { systemd: Some(cgroups::Manager::System), ..bundle.options() };
+    if std::path::Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let plan = plan(options).unwrap();
+    let (io, _) = streams();
+    let error = Creating::begin(plan, &bundle.host, Rootfs::Path(bundle.rootfs()), io, None).unwrap_err();
+    let text = model::render(&error);
+    assert!(text.contains("systemd not running on this host"), "{text}");
 }

@@ -27,6 +27,11 @@ const SUITES: &[(&str, &str, &str)] = &[
         "a checkout of opencontainers/runtime-tools",
         "its validation programs [--runtime PATH] [PROGRAM...]",
     ),
+    (
+        "cgroups",
+        "a directory with the program `vm` that boots Debian",
+        "both cgroup drivers of gantry-oci under systemd",
+    ),
 ];
 
 /// Runs a benchmark on the release binaries.
@@ -71,6 +76,7 @@ pub(crate) fn suite(arguments: &[&str]) -> Result<()> {
         ["runtime-tools", "--src", directory, only @ ..] => {
             runtime_tools::runtime_tools(Path::new(directory), None, only)
         }
+        ["cgroups", "--src", directory] => cgroups(Path::new(directory)),
         [name, "--src", _] => bail!("no suite {name:?}: `cargo xtask suite` lists them"),
         _ => bail!("usage: cargo xtask suite NAME --src DIR"),
     }
@@ -87,6 +93,20 @@ fn host_service(directory: &Path) -> Result<()> {
     let outcome = boot(&directory.join("vm"), &image);
     std::fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
     outcome
+}
+
+/// Boots a machine with systemd and cgroup v2, and runs `tests/cgroups-suite.sh` with gantry-oci.
+fn cgroups(directory: &Path) -> Result<()> {
+    dist::dist()?;
+    let mut command = Command::new(directory.join("vm"));
+    command.args(["run", "--backend", "uml", "--packages", "jq"]);
+    for (from, to) in [
+        (dist::directory().join("gantry-oci"), "/usr/local/bin/gantry-oci"),
+        (root().join("tests/cgroups-suite.sh"), "/root/cgroups-suite.sh"),
+    ] {
+        command.arg("--copy").arg(format!("{}:{to}", from.display()));
+    }
+    run(command.args(["--", "bash", "/root/cgroups-suite.sh"]))
 }
 
 fn boot(vm: &Path, image: &Path) -> Result<()> {
