@@ -117,6 +117,10 @@ fn remove(directory: &Path) {
 fn hierarchy(line: &str) -> Option<Hierarchy> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let place = PathBuf::from(mount.split(' ').nth(4)?);
+    if !place.starts_with("/sys/fs/cgroup") {
+        // A view in some container that has no mount namespace of its own.
+        return None;
+    }
     let mut words = filesystem.split(' ');
     let (kind, given) = (words.next()?, words.nth(1)?);
     if kind == "cgroup2" {
