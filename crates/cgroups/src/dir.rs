@@ -116,12 +116,17 @@ impl AsFd for Dir {
 const OPEN: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Makes a directory `path` (relative, validated) below `mount` and those missing above it. True if the last one is
-/// new. `visit` is called for each level from the first one down, made or not, with its location.
+/// new. `visit` is called for each level, made or not, with its location: from the first one down, or for the last one
+/// alone if it could be made at once.
 pub(crate) fn make(
     mount: &Path,
     path: &str,
     mut visit: impl FnMut(&Path, &Path) -> sys::Result<()>,
 ) -> sys::Result<bool> {
+    let whole = mount.join(path);
+    if rustix::fs::mkdirat(CWD, &whole, Mode::from_raw_mode(0o755)).is_ok() {
+        return visit(whole.parent().unwrap_or(mount), &whole).map(|()| true);
+    }
     let mut parent = mount.to_owned();
     let mut new = false;
     for name in path.split('/') {
@@ -170,5 +175,12 @@ mod tests {
         assert!(make(top.path(), "a/b/c", visit).unwrap());
         assert_eq!(seen, [Path::new("a"), Path::new("a/b"), Path::new("a/b/c")]);
         assert!(!make(top.path(), "a/b/c", |_, _| Ok(())).unwrap());
+        let mut seen = Vec::new();
+        let visit = |parent: &Path, child: &Path| {
+            seen.push((parent.to_owned(), child.to_owned()));
+            Ok(())
+        };
+        assert!(make(top.path(), "a/b/d", visit).unwrap());
+        assert_eq!(seen, [(top.path().join("a/b"), top.path().join("a/b/d"))]);
     }
 }

@@ -1,5 +1,6 @@
 //! Which control groups this host has, and where.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statfs;
@@ -40,8 +41,7 @@ impl Host {
         if magic(usual) == Some(MAGIC_V2) {
             return Ok(Self::V2 { mount: usual.to_owned() });
         }
-        // `std` reads files of any size; the mount table of a busy host is long.
-        let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| Error::Detect {
+        let table = mount_table().map_err(|error| Error::Detect {
             reason: "the mount table cannot be read",
             source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
         })?;
@@ -54,26 +54,27 @@ impl Host {
         matches!(self, Self::V2 { .. })
     }
 
-    /// Reads the mount table; `is` tells whether a place really shows a file system of this kind: a later mount may
-    /// hide it.
+    /// Reads the mount table; where that leaves open whether a later mount hides a place, `is` tells whether it really
+    /// shows a file system of this kind.
     fn from_table(table: &str, is: impl Fn(&Path, i64) -> bool) -> Option<Self> {
+        let places = Places::new(table);
+        let shows = |field: &str, place: &Path, kind| places.in_sight(field) || is(place, kind);
         let mut controllers: Vec<(String, PathBuf)> = Vec::new();
         let mut v2 = None;
         for line in table.lines() {
             let Some((mount, file_system)) = line.split_once(" - ") else { continue };
-            let Some(place) = mount.split(' ').nth(4).map(|place| PathBuf::from(place.replace("\\040", " "))) else {
-                continue;
-            };
+            let Some(field) = mount.split(' ').nth(4) else { continue };
+            let place = PathBuf::from(field.replace("\\040", " "));
             let mut fields = file_system.split(' ');
             match (fields.next(), fields.nth(1)) {
-                (Some("cgroup"), Some(options)) if is(&place, MAGIC_V1) => {
+                (Some("cgroup"), Some(options)) if shows(field, &place, MAGIC_V1) => {
                     for controller in options.split(',').filter(|option| is_controller(option)) {
                         if controllers.iter().all(|(known, _)| known != controller) {
                             controllers.push((controller.to_owned(), place.clone()));
                         }
                     }
                 }
-                (Some("cgroup2"), _) if v2.is_none() && is(&place, MAGIC_V2) => v2 = Some(place),
+                (Some("cgroup2"), _) if v2.is_none() && shows(field, &place, MAGIC_V2) => v2 = Some(place),
                 _ => {}
             }
         }
@@ -84,6 +85,62 @@ impl Host {
             return Some(Self::V1 { controllers });
         }
         v2.map(|mount| Self::V2 { mount })
+    }
+}
+
+/// The mount table, in few reads: that of a busy host is long, and its size is not known before.
+fn mount_table() -> std::io::Result<String> {
+    let mut table = String::with_capacity(16 << 10);
+    std::io::Read::read_to_string(&mut std::fs::File::open("/proc/self/mountinfo")?.take(u64::MAX), &mut table)?;
+    Ok(table)
+}
+
+/// The mount points of a table, to tell which of them are in sight.
+struct Places<'table>(Vec<Place<'table>>);
+
+#[derive(Clone, Copy)]
+struct Place<'table> {
+    id: &'table str,
+    parent: &'table str,
+    path: &'table str,
+}
+
+impl<'table> Places<'table> {
+    fn new(table: &'table str) -> Self {
+        let place = |line: &'table str| {
+            let mut fields = line.split(' ');
+            let (id, parent) = (fields.next()?, fields.next()?);
+            Some(Place { id, parent, path: fields.nth(2)? })
+        };
+        Self(table.lines().filter_map(place).collect())
+    }
+
+    /// Whether nothing can be mounted over this place: nothing else is mounted on it, and it hangs on the one mount that
+    /// its path leads through, for which the same holds. False also where the table does not tell.
+    fn in_sight(&self, path: &str) -> bool {
+        let on = |path: &str| {
+            let mut found = self.0.iter().filter(|place| place.path == path);
+            found.next().filter(|_| found.next().is_none())
+        };
+        let Some(mut place) = on(path) else { return false };
+        while place.path != "/" {
+            let mut above = place.path;
+            let next = loop {
+                above = match above.rfind('/') {
+                    Some(0) if above != "/" => "/",
+                    Some(slash) if slash > 0 => &above[..slash],
+                    _ => return false,
+                };
+                if self.0.iter().any(|place| place.path == above) {
+                    break on(above);
+                }
+            };
+            match next {
+                Some(next) if next.id == place.parent => place = next,
+                _ => return false,
+            }
+        }
+        true
     }
 }
 
@@ -145,6 +202,22 @@ mod tests {
         // systemd's named hierarchy beside version 2 does not make a version 1 host.
         let named: String = HYBRID.lines().skip(3).map(|line| format!("{line}\n")).collect();
         assert!(Host::from_table(&named, |_, _| true).unwrap().is_v2());
+    }
+
+    #[test]
+    fn what_the_table_tells_needs_no_look() {
+        let root = "1 0 8:1 / / rw - ext4 /dev/x rw\n23 1 0:22 / /sys rw - sysfs sysfs rw\n";
+        let plain = format!("{root}{HYBRID}");
+        assert!(!Host::from_table(&plain, |_, _| panic!("asked")).unwrap().is_v2());
+        let places = Places::new(&plain);
+        assert!(places.in_sight("/sys/fs/cgroup/memory") && !places.in_sight("/sys/fs/cgroup/pids"));
+        // Over the place itself, over one above it, and on a mount that is hidden by one above.
+        for line in ["60 35 0:9 / /sys/fs/cgroup/memory rw", "60 31 0:9 / /sys/fs/cgroup rw", "60 1 0:9 / /sys rw"] {
+            let hidden = format!("{plain}{line} - tmpfs tmpfs rw\n");
+            assert!(!Places::new(&hidden).in_sight("/sys/fs/cgroup/memory"), "{line}");
+        }
+        let other_parent = plain.replace("35 31 ", "35 23 ");
+        assert!(!Places::new(&other_parent).in_sight("/sys/fs/cgroup/memory"));
     }
 
     #[test]

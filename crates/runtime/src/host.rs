@@ -7,7 +7,8 @@ use crate::Error;
 pub struct HostFeatures {
     /// The cgroup hierarchies.
     pub cgroups: cgroups::Host,
-    /// Capabilities that this process can give away, as a bit mask.
+    /// Capabilities that this process can give away, as a bit mask: the permitted ones. That a bounding set lacks one of
+    /// them is the work of an earlier runtime with inheritable capabilities; the kernel then takes it away at the exec.
     pub(crate) capabilities: u64,
     /// How many capabilities the kernel knows.
     pub(crate) capabilities_known: u32,
@@ -19,7 +20,7 @@ pub struct HostFeatures {
     pub(crate) device_nodes: bool,
     /// Whether there is a `/proc/kcore` to link to.
     pub(crate) kcore: bool,
-    /// The number above the highest descriptor that may be open.
+    /// The number above the highest descriptor that may be open; 0 where nobody needs it.
     pub(crate) descriptor_limit: u32,
     /// Device and inode of the running program.
     pub(crate) own_program: (u64, u64),
@@ -40,21 +41,18 @@ impl HostFeatures {
         let cgroups = cgroups::Host::detect()
             .map_err(|source| Error::Cgroup { operation: "finding the cgroup hierarchies".to_owned(), source })?;
         let sets = sys::caps::get().map_err(|errno| Error::host("reading the capabilities of this process", errno))?;
-        let (bounding, capabilities_known) = sys::caps::bounding();
         let program = std::fs::metadata("/proc/self/exe")
             .map_err(|source| Error::host("looking at the running program", source))?;
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let initial = is_initial(&map);
+        let initial = in_initial_user_namespace();
         Ok(Self {
             cgroups,
-            capabilities: sets.permitted & bounding,
-            capabilities_known,
+            capabilities: sets.permitted,
+            capabilities_known: sys::caps::known(),
             rootless: !(initial && rustix::process::geteuid().is_root()),
             mounts: sets.effective & (1 << SYS_ADMIN) != 0,
             device_nodes: sets.effective & (1 << MKNOD) != 0 && initial,
             kcore: std::path::Path::new("/proc/kcore").exists(),
-            descriptor_limit: limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(1 << 20).min(1 << 20),
+            descriptor_limit: if sys::features().close_range { 0 } else { descriptor_limit() },
             own_program: (program.dev(), program.ino()),
         })
     }
@@ -77,7 +75,15 @@ impl HostFeatures {
     }
 }
 
-/// Whether a uid map is that of the initial user namespace: every id as it is.
-fn is_initial(map: &str) -> bool {
-    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+/// `USER_NS_INIT_INO` of `linux/nsfs.h`: the inode of the initial user namespace, by which the kernel itself lets it be
+/// known.
+const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
+
+fn in_initial_user_namespace() -> bool {
+    std::fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == INITIAL_USER_NAMESPACE)
+}
+
+fn descriptor_limit() -> u32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(1 << 20).min(1 << 20)
 }

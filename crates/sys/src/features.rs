@@ -7,7 +7,6 @@
 
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 
@@ -72,15 +71,15 @@ impl Features {
 }
 
 fn probe() -> Features {
+    let into_cgroup = probe_clone_into_cgroup();
     Features {
-        clone3: exists(NATIVE.numbers.clone3),
-        clone_into_cgroup: probe_clone_into_cgroup(),
-        openat2: rustix::fs::openat2(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
-            .is_ok(),
+        clone3: into_cgroup != Err(Errno::NOSYS),
+        clone_into_cgroup: into_cgroup == Err(Errno::BADF),
+        openat2: exists(libc::SYS_openat2),
         mount_setattr: exists(NATIVE.numbers.mount_setattr),
         new_mount_api: !matches!(fsopen("", FsOpenFlags::FSOPEN_CLOEXEC), Err(Errno::NOSYS)),
         close_range: probe_close_range(),
-        pidfd: crate::process::pidfd_open(std::process::id()).is_ok(),
+        pidfd: true,
         cgroup_kill: true,
         forced_fallbacks: false,
     }
@@ -88,22 +87,20 @@ fn probe() -> Features {
 
 /// Calls `number` with all arguments zero, which no call probed here accepts.
 fn exists(number: i64) -> bool {
-    // SAFETY: clone3 and mount_setattr refuse a size of 0 before they look at any pointer.
+    // SAFETY: openat2 and mount_setattr refuse a size of 0 before they look at any pointer.
     let result = unsafe { syscall::call(number, [0; 5]) };
     !matches!(result, Err(Errno::NOSYS))
 }
 
 /// Asks for a clone into a cgroup given by a descriptor that cannot be open: a kernel that knows the flag says EBADF
-/// before it makes a process, one that does not says EINVAL.
-fn probe_clone_into_cgroup() -> bool {
+/// before it makes a process, one that does not says EINVAL, and one without `clone3` ENOSYS.
+fn probe_clone_into_cgroup() -> Result<(), Errno> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut args = [0_u64; 11];
     args[0] = CLONE_INTO_CGROUP;
     args[10] = i32::MAX.unsigned_abs().into();
     // SAFETY: `args` is a whole struct clone_args (VER2) that outlives the call, which fails on the bad descriptor.
-    let result =
-        unsafe { syscall::call(NATIVE.numbers.clone3, [syscall::address(&args), size_of_val(&args), 0, 0, 0]) };
-    matches!(result, Err(Errno::BADF))
+    unsafe { syscall::call(NATIVE.numbers.clone3, [syscall::address(&args), size_of_val(&args), 0, 0, 0]) }.map(drop)
 }
 
 /// Closes the empty range above the largest possible descriptor.
