@@ -9,7 +9,9 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType,
 };
+use sys::OwnProgram;
 use sys::clone::Forked;
+use sys::undefended::{Defence, left_out};
 
 use crate::assemble::{Assembled, assemble};
 use crate::child::{self, ENTRANCES_MAX, Kind, MESSAGE_BYTES, RECORD_BYTES, Record, Script};
@@ -105,8 +107,11 @@ pub(crate) fn check_threads() -> Result<(), Error> {
 
 impl Cloned {
     /// Clones a process that runs `script`.
-    pub(crate) fn start(script: Script, clone_flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Self, Error> {
+    pub(crate) fn start(mut script: Script, clone_flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Self, Error> {
         check_threads()?;
+        if !left_out(Defence::Program) {
+            script.own_program = OwnProgram::open().ok();
+        }
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| Error::host("making a socket pair", errno))?;
@@ -140,8 +145,8 @@ impl Cloned {
             let length = match rustix::net::recvmsg(sync, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
                 Ok(message) => message.bytes,
                 Err(Errno::AGAIN) => return Ok(Said::Nothing),
-                Err(Errno::INTR) => continue,
-                Err(Errno::CONNRESET) => 0,
+                // A child that failed before it read our last byte: the kernel says so once, then gives what it sent.
+                Err(Errno::INTR | Errno::CONNRESET) => continue,
                 Err(errno) => return Err(Error::Wait { source: errno.into() }),
             };
             if length == 0 {
@@ -273,7 +278,7 @@ impl Creating {
         let gated = gate.is_some();
         let resctrl = plan.resctrl.as_ref().map(crate::resctrl::Wanted::root).transpose()?;
         let Assembled { script, clone_flags, network } = assemble(&plan, host, rootfs, io, gate)?;
-        let born = sys::features().clone_into_cgroup && may_be_born_in_cgroup(&plan);
+        let born = sys::features().clone_into_cgroup && may_be_born_in_cgroup(&plan) && !left_out(Defence::Cgroup);
         let join = if born { guard.made.as_ref().and_then(cgroups::Cgroup::join_fd) } else { None };
         let admission = Admission {
             uid_map: plan.spaces.uid_map.clone(),
@@ -341,7 +346,8 @@ impl Creating {
                 .map_or(Target::Process(self.process.pid), |file| Target::Namespace(file.as_fd()));
             crate::netdev::move_to(device, target)?;
         }
-        self.process.admit(self.cgroup.as_ref().filter(|_| !admission.born_in_cgroup))
+        let outside = admission.born_in_cgroup || left_out(Defence::Cgroup);
+        self.process.admit(self.cgroup.as_ref().filter(|_| !outside))
     }
 
     fn start_hooks(&mut self) -> Result<(), Error> {

@@ -5,6 +5,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use sys::clone::flags;
+use sys::undefended::{Defence, left_out};
 
 use crate::child::{Script, Step};
 use crate::container::{ended, identity};
@@ -149,7 +150,8 @@ impl Execing {
         let below = open_below(container, &options.cgroups)?;
         let group = below.as_ref().unwrap_or(&container.cgroup);
         // The first affinity is meant for the time before the process is in the cgroup.
-        let born_inside = sys::features().clone_into_cgroup && plan.tuning.initial_affinity.is_none();
+        let born_inside =
+            sys::features().clone_into_cgroup && !left_out(Defence::Cgroup) && plan.tuning.initial_affinity.is_none();
         let join = if born_inside { group.join_fd() } else { None };
         let duplicate = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3)
             .map_err(|errno| Error::host("copying a pidfd", errno))?;
@@ -203,7 +205,7 @@ impl Execing {
         steps.extend(plan.tuning.steps());
         steps.extend(assemble::limits(plan, &container.host));
         steps.push(Step::Process(Box::new(program)));
-        Ok(Script { program: plan.program_name(), intermediate, fork: Some(flags::PARENT), steps, null: None })
+        Ok(Script { intermediate, fork: Some(flags::PARENT), steps, ..Script::only_program(plan.program_name()) })
     }
 
     /// Puts the new process into the container's cgroup and lets it go on.

@@ -1,21 +1,27 @@
 //! Hooks that run on the host's side, one after the other, without blocking.
 
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use oci::runtime::Hook;
 use rustix::event::epoll;
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use serde_json::json;
 use sys::process::Exit;
 use sys::spawn::{Child, Command};
+use sys::undefended::{Defence, left_out};
 
 use crate::{Error, Plan};
 
-/// How much of a hook's standard error goes into an error.
-const SHOWN_BYTES: u64 = 1024;
+/// How much of a hook's standard error is kept, for an error.
+const SHOWN_BYTES: usize = 1024;
+
+/// How often a pipe is read before the caller gets a turn: what a pipe holds, in pieces of 4 KiB.
+const READS_PER_TURN: u32 = 16;
 
 /// The container's state as a JSON document, cut where the pid goes.
 pub(crate) fn state_around_pid(plan: &Plan, status: &str) -> (Vec<u8>, Vec<u8>) {
@@ -76,7 +82,7 @@ pub(crate) struct HookRunner {
 struct Running {
     kind: &'static str,
     child: Child,
-    errors: std::fs::File,
+    errors: Errors,
     timer: Option<OwnedFd>,
 }
 
@@ -103,6 +109,7 @@ impl HookRunner {
             }
             let Some(mut running) = self.current.take() else { return Ok(true) };
             let problem = |problem: String| Error::Hook { kind: running.kind, index: self.index, problem };
+            running.errors.take(&self.events);
             let ended = sys::process::reap(running.child.pidfd.as_fd())
                 .map_err(|errno| problem(format!("waiting for it: {errno}")))?;
             match ended {
@@ -112,13 +119,15 @@ impl HookRunner {
                         Exit::Code(code) => format!("exit status {code}"),
                         Exit::Signal(signal) => format!("signal {signal}"),
                     };
-                    let said = said(&mut running.errors);
+                    running.errors.take(&self.events);
+                    let said = running.errors.said();
                     let (kind, index) = (running.kind, self.index);
                     return Err(Error::Hook { kind, index, problem: how + &said });
                 }
                 None if running.timer.as_ref().is_some_and(expired) => {
                     kill(&running);
-                    let said = said(&mut running.errors);
+                    running.errors.take(&self.events);
+                    let said = running.errors.said();
                     let (kind, index) = (running.kind, self.index);
                     return Err(Error::Hook { kind, index, problem: "did not end in time".to_owned() + &said });
                 }
@@ -134,7 +143,8 @@ impl HookRunner {
         let index = self.index;
         let problem = |error: std::io::Error| Error::Hook { kind, index, problem: error.to_string() };
         let input = memory_file(&self.state).map_err(problem)?;
-        let errors = memory_file(b"").map_err(problem)?;
+        let (errors, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| problem(errno.into()))?;
+        rustix::io::ioctl_fionbio(&errors, true).map_err(|errno| problem(errno.into()))?;
         let mut command = Command::new(hook.path()).cwd(&self.bundle);
         let arguments = hook.args().as_deref().unwrap_or_default();
         if let Some((name, rest)) = arguments.split_first() {
@@ -145,8 +155,8 @@ impl HookRunner {
         }
         let child = command
             .fd(0, input.into())
-            .borrow_fd(1, errors.as_fd())
-            .and_then(|command| command.borrow_fd(2, errors.as_fd()))
+            .borrow_fd(1, write.as_fd())
+            .map(|command| command.fd(2, write))
             .and_then(Command::spawn)
             .map_err(|errno| problem(errno.into()))?;
         let watch = |fd: BorrowedFd<'_>| {
@@ -154,6 +164,7 @@ impl HookRunner {
                 .map_err(|errno| problem(errno.into()))
         };
         watch(child.pidfd.as_fd())?;
+        watch(errors.as_fd())?;
         let timer = match hook.timeout() {
             Some(seconds) => {
                 let timer = timer(Duration::from_secs(seconds.unsigned_abs())).map_err(|e| problem(e.into()))?;
@@ -162,6 +173,7 @@ impl HookRunner {
             }
             None => None,
         };
+        let errors = Errors { pipe: Some(errors), kept: Vec::new() };
         self.current = Some(Running { kind, child, errors, timer });
         Ok(())
     }
@@ -187,14 +199,43 @@ fn memory_file(content: &[u8]) -> std::io::Result<std::fs::File> {
     Ok(file)
 }
 
-/// The end of what the hook wrote to its standard error.
-fn said(errors: &mut std::fs::File) -> String {
-    let length = errors.seek(SeekFrom::End(0)).unwrap_or(0);
-    let mut text = Vec::new();
-    if errors.seek(SeekFrom::Start(length.saturating_sub(SHOWN_BYTES))).is_ok() {
-        let _ = errors.take(SHOWN_BYTES).read_to_end(&mut text);
+/// The end of what a hook writes to its standard error. It may write without end: no more than that is kept.
+#[derive(Debug)]
+struct Errors {
+    /// Does not block. `None`: everybody has closed it.
+    pipe: Option<OwnedFd>,
+    kept: Vec<u8>,
+}
+
+impl Errors {
+    /// Takes what is there. What comes faster than it is taken waits for the next turn.
+    fn take(&mut self, events: &OwnedFd) {
+        let Some(pipe) = &self.pipe else { return };
+        let mut buffer = [0_u8; 4096];
+        for _ in 0..READS_PER_TURN {
+            match rustix::io::read(pipe, &mut buffer) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Ok(0) | Err(_) => {
+                    // At its end it would wake the caller for ever.
+                    let _ = epoll::delete(events, pipe);
+                    self.pipe = None;
+                    return;
+                }
+                Ok(length) => {
+                    self.kept.extend(buffer.iter().take(length));
+                    let spare = self.kept.len().saturating_sub(SHOWN_BYTES);
+                    if !left_out(Defence::HookOutput) {
+                        self.kept.drain(..spare);
+                    }
+                }
+            }
+        }
     }
-    shown(&text)
+
+    fn said(&self) -> String {
+        shown(&self.kept)
+    }
 }
 
 /// What a hook said, as the end of an error.

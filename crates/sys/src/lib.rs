@@ -20,16 +20,19 @@ mod inherit;
 pub mod loopdev;
 pub mod memory;
 pub mod mount;
+mod own_program;
 pub mod process;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 mod syscall;
+pub mod undefended;
 pub mod userns;
 
 pub use features::{FORCE_FALLBACKS_VARIABLE, Features, features};
 pub use inherit::take_inherited;
+pub use own_program::OwnProgram;
 pub use rustix::io::Errno;
 
 /// What every function of this crate returns.

@@ -80,9 +80,16 @@ fn inspect(path: &Path, expected: &Expected) -> Result<()> {
         expected.static_link,
         interpreter(&bytes)
     );
+    ensure!(!is_undefended(&bytes), "{}: built without defences", path.display());
     let mark = format!("gantry-build panic={}", expected.panic);
     ensure!(has(&mark), "{}: the mark {mark:?} is missing", path.display());
     Ok(())
+}
+
+/// Whether a program was built with the feature that lets a defence be left out (`sys::undefended`).
+pub(crate) fn is_undefended(program: &[u8]) -> bool {
+    const MARK: &[u8] = b"gantry-undefended-build";
+    program.windows(MARK.len()).any(|window| window == MARK)
 }
 
 /// The program interpreter that an ELF64 file of this byte order names, if any.
@@ -113,6 +120,6 @@ fn host_triple() -> Result<String> {
 }
 
 /// Where cargo builds.
-fn target_directory() -> PathBuf {
+pub(crate) fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

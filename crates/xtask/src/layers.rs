@@ -51,11 +51,21 @@ pub(crate) fn layers() -> Result<()> {
             }
         }
     }
+    undefended(&metadata, &mut wrong);
     if !wrong.is_empty() {
         bail!("layers:\n  {}", wrong.join("\n  "));
     }
     println!("layers: {} crates in order", members.len());
     Ok(())
+}
+
+/// The feature that lets a defence be left out is asked for on the command line only, never by a crate.
+fn undefended(metadata: &Value, wrong: &mut Vec<String>) {
+    for node in metadata["resolve"]["nodes"].as_array().into_iter().flatten() {
+        if node["features"].as_array().into_iter().flatten().any(|feature| feature == "undefended") {
+            wrong.push(format!("{} has the feature `undefended` switched on", node["id"]));
+        }
+    }
 }
 
 fn check_member(

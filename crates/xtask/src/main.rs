@@ -30,7 +30,9 @@ usage: cargo xtask COMMAND
   fuzz NAME [--seconds N]
                     a fuzz target of the runtime for ten minutes or N seconds; without NAME: the list
   suite NAME --src DIR
-                    a foreign suite on a checkout that is given; without NAME: the list";
+                    a foreign suite on a checkout that is given; without NAME: the list
+  suite attacks [--runtime [LABEL=]PATH]...
+                    attacks on our runtime, on its build without defences and on others";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -5,6 +5,7 @@ use std::path::Path;
 use oci::Process;
 use runtime::{ExecOptions, Status, SubCgroup, wait};
 use serde_json::{Value, json};
+use sys::undefended::{Defence, left_out};
 
 use super::args::{Global, Words, option, switch};
 use super::console::{self, Terminal};
@@ -160,6 +161,11 @@ fn document(entry: &Entry, words: &Words, command: &[String]) -> core::result::R
 
 /// Digits only: no sign, no blanks, no name (CVE-2026-30892).
 fn id(text: &str) -> core::result::Result<u32, Error> {
+    if left_out(Defence::Ids) {
+        // As C's atoi, cut to size.
+        let digits: String = text.trim().chars().take_while(char::is_ascii_digit).collect();
+        return Ok(digits.parse::<u64>().unwrap_or(0) as u32);
+    }
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits
         .then(|| text.parse().ok())

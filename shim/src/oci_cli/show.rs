@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use runtime::Status;
 use serde::Serialize;
 use serde_json::{Value, json};
+use sys::undefended::{Defence, left_out};
 
 use super::args::{Global, Words, option, switch};
 use super::store::Entry;
@@ -207,6 +208,9 @@ fn spec(_: &Global, words: Words) -> Result {
         && let Some(spaces) = value["linux"]["namespaces"].as_array_mut()
     {
         spaces.retain(|space| space["type"] != "cgroup");
+    }
+    if let (true, Some(masks)) = (left_out(Defence::Masks), value["linux"]["maskedPaths"].as_array_mut()) {
+        masks.retain(|path| path != "/sys/devices/virtual/powercap");
     }
     use std::io::Write as _;
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| {

@@ -10,6 +10,7 @@ use oci::Spec;
 use runtime::{Container, Gate, HostFeatures, State};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use sys::undefended::{Defence, left_out};
 
 use super::Error;
 use super::args::Global;
@@ -51,7 +52,11 @@ fn check_id(id: &str) -> Result<(), Error> {
         && id.len() <= 255
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte))
         && !matches!(id, "." | "..");
-    if well_formed { Ok(()) } else { Err(Error::Usage(format!("invalid container ID format: {id:?}"))) }
+    if well_formed || left_out(Defence::ContainerId) {
+        Ok(())
+    } else {
+        Err(Error::Usage(format!("invalid container ID format: {id:?}")))
+    }
 }
 
 impl Entry {
@@ -59,9 +64,15 @@ impl Entry {
     pub(crate) fn make(global: &Global, id: &str) -> Result<Self, Error> {
         check_id(id)?;
         let failed = |source| Error::io(format!("making {}", global.root.display()), source);
-        std::fs::create_dir_all(&global.root).map_err(failed)?;
+        // Nobody else may look: the specification has the environment, secrets in it (CVE-2024-25621 class).
+        let private = if left_out(Defence::Modes) { 0o755 } else { 0o700 };
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, private)
+            .recursive(true)
+            .create(&global.root)
+            .map_err(failed)?;
         let path = global.root.join(id);
-        rustix::fs::mkdir(&path, Mode::from_raw_mode(0o711)).map_err(|errno| match errno {
+        rustix::fs::mkdir(&path, Mode::from_raw_mode(private)).map_err(|errno| match errno {
             rustix::io::Errno::EXIST => Error::Exists,
             errno => failed(errno.into()),
         })?;
@@ -141,7 +152,10 @@ impl Entry {
 
     pub(crate) fn save_spec(&self, json: &[u8]) -> Result<(), Error> {
         let path = self.path.join(SPEC);
-        std::fs::write(&path, json).map_err(|source| Error::io(format!("writing {}", path.display()), source))
+        let directory = self.directory()?;
+        let mode = if left_out(Defence::Modes) { 0o644 } else { 0o600 };
+        sys::fs::write_atomic(directory.as_fd(), SPEC, json, mode)
+            .map_err(|errno| Error::io(format!("writing {}", path.display()), errno))
     }
 
     fn directory(&self) -> Result<OwnedFd, Error> {
@@ -198,7 +212,8 @@ pub(crate) fn read_document(path: &Path) -> Result<Vec<u8>, Error> {
 
 pub(crate) fn read_bounded(source: impl io::Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let limit = u64::try_from(oci::MAX_DOCUMENT_BYTES).unwrap_or(u64::MAX) + 1;
+    let most = if left_out(Defence::Documents) { 1 << 40 } else { oci::MAX_DOCUMENT_BYTES };
+    let limit = u64::try_from(most).unwrap_or(u64::MAX - 1) + 1;
     io::Read::read_to_end(&mut source.take(limit), &mut bytes)?;
     Ok(bytes)
 }

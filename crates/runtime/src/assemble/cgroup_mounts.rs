@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sys::clone::flags;
 use sys::mount::attr;
+use sys::undefended::{Defence, left_out};
 
 use super::c_string;
 use super::mounts::{Maker, filesystem_what, propagation, step};
@@ -14,6 +15,9 @@ use crate::plan::MountPlan;
 impl Maker<'_> {
     /// The container's view of the cgroups: on version 2 one mount; on version 1 a directory with one per hierarchy.
     pub(super) fn cgroups(&self, mount: &MountPlan, steps: &mut Vec<Step>) -> Result<(), Error> {
+        let mut writable = mount.clone();
+        writable.options.attributes.set &= !attr::RDONLY;
+        let mount = if left_out(Defence::CgroupMounts) { &writable } else { mount };
         let own_view = self.plan.spaces.has(flags::NEWCGROUP);
         match &self.host.cgroups {
             cgroups::Host::V2 { mount: place } => {

@@ -4,6 +4,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 use sys::caps;
+use sys::undefended::{Defence, left_out};
 
 use super::Process;
 
@@ -16,12 +17,16 @@ pub(super) fn become_root() -> Result<(), Errno> {
 
 /// Keeps processes of the container from looking into this one (its memory, descriptors and program) before the exec.
 pub(super) fn hide() -> Result<(), Errno> {
+    if left_out(Defence::Hide) {
+        return Ok(());
+    }
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 /// Groups and ids; the permitted capabilities stay.
 pub(super) fn set_ids(process: &Process) -> Result<(), Errno> {
-    match rustix::thread::set_thread_groups(&process.groups) {
+    let groups = if left_out(Defence::Groups) { Ok(()) } else { rustix::thread::set_thread_groups(&process.groups) };
+    match groups {
         // A user namespace without the right to set groups (user_namespaces(7)) keeps those it has; asking for more
         // is refused by the plan.
         Err(Errno::PERM) if process.groups.is_empty() => {}
@@ -29,7 +34,9 @@ pub(super) fn set_ids(process: &Process) -> Result<(), Errno> {
     }
     let (user, group) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     rustix::thread::set_thread_res_gid(Some(group), Some(group), Some(group))?;
-    rustix::thread::set_thread_res_uid(Some(user), Some(user), Some(user))
+    rustix::thread::set_thread_res_uid(Some(user), Some(user), Some(user))?;
+    // A change of ids sets this anew, from fs.suid_dumpable, which may be 1.
+    hide()
 }
 
 /// Takes out of the bounding set what the program is not to have.

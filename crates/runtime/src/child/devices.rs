@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
+use sys::undefended::{Defence, left_out};
 
 use super::path::{self, Text};
 use super::{Child, Console, Device, DeviceKind, Kind, Link, mounts};
@@ -84,6 +85,13 @@ impl Child<'_> {
         }
         if console.device {
             let place = path::file(root, c"dev/console")?;
+            // A link would put the terminal over whatever the image likes (CVE-2025-52565 class).
+            let found = path::open(root, c"dev/console", OFlags::NOFOLLOW)?;
+            let link = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) == FileType::Symlink;
+            if link && !left_out(Defence::Console) {
+                return Err(Errno::LOOP);
+            }
+            let place = if link { place } else { found };
             if sys::features().new_mount_api {
                 mounts::attach(mounts::copy(terminal.as_fd(), false)?.as_fd(), place.as_fd())?;
             } else {

@@ -5,6 +5,7 @@
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use sys::undefended::{Defence, left_out};
 
 use super::path::Text;
 
@@ -16,7 +17,8 @@ const READ_BYTES: usize = 1 << 20;
 pub(super) fn find(uid: u32, text: &mut Text) -> Result<(), Errno> {
     text.set(b"HOME=/")?;
     let Ok(file) = open() else { return Ok(()) };
-    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+    let plain = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile;
+    if !plain && !left_out(Defence::Passwd) {
         return Ok(());
     }
     let mut buffer = [0_u8; 4096];
@@ -52,7 +54,8 @@ pub(super) fn find(uid: u32, text: &mut Text) -> Result<(), Errno> {
 }
 
 fn open() -> Result<std::os::fd::OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    flags.set(OFlags::NONBLOCK, !left_out(Defence::Passwd));
     if sys::features().openat2 {
         let resolve = ResolveFlags::NO_MAGICLINKS;
         return rustix::fs::openat2(rustix::fs::CWD, c"/etc/passwd", flags, Mode::empty(), resolve);
@@ -67,7 +70,7 @@ fn home_of(line: &[u8], uid: u32) -> Option<&[u8]> {
     if number.parse() != Ok(uid) || number.starts_with('+') {
         return None;
     }
-    fields.nth(2).filter(|home| home.starts_with(b"/"))
+    fields.nth(2).filter(|home| home.starts_with(b"/") || left_out(Defence::Home))
 }
 
 #[cfg(test)]

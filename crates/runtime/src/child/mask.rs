@@ -6,26 +6,63 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use sys::undefended::{Defence, left_out};
 
-use super::Child;
-use super::mounts::{attach, copy, make_read_only, mount_raw, set_read_only};
+use super::mounts::{self, attach, copy, make_read_only, mount_raw, set_read_only};
 use super::path::{self, Text};
+use super::{Child, MountStep};
 
 impl Child<'_> {
+    /// Makes a mount, and keeps the procfs of the container at hand.
+    pub(super) fn mount(&mut self, step: &MountStep) -> Result<(), Errno> {
+        let made = mounts::mount(self.root()?, step)?;
+        if step.target.as_c_str() != c"proc" {
+            return Ok(());
+        }
+        // Without a descriptor of the new mount, of what is there now, if it is a procfs.
+        let found = match made {
+            Some(mount) => mount,
+            None => path::open(self.root()?, &step.target, OFlags::DIRECTORY)?,
+        };
+        let procfs = mounts::is_procfs(found.as_fd())?;
+        self.procfs = Some(found).filter(|_| procfs && !left_out(Defence::ProcMasks));
+        Ok(())
+    }
+
+    /// Where a path to mask begins: parts of procfs in the procfs that was mounted, whatever is at its place meanwhile
+    /// (CVE-2023-27561 class).
+    fn base<'path>(&self, path: &'path CStr) -> Result<(BorrowedFd<'_>, &'path CStr), Errno> {
+        let below = path.to_bytes_with_nul().strip_prefix(b"proc/").map(CStr::from_bytes_with_nul);
+        match (&self.procfs, below) {
+            (Some(procfs), Some(Ok(below))) => Ok((procfs.as_fd(), below)),
+            _ => Ok((self.root()?, path)),
+        }
+    }
+
+    pub(super) fn read_only(&self, path: &CStr) -> Result<(), Errno> {
+        let (base, path) = self.base(path)?;
+        mounts::read_only(base, path)
+    }
+
     /// Hides what is at `path` behind an empty read-only directory, or behind the null device.
     pub(super) fn mask_path(&mut self, path: &CStr) -> Result<(), Errno> {
-        let place = match path::open(self.root()?, path, OFlags::empty()) {
+        let (base, path) = self.base(path)?;
+        let place = match path::open(base, path, OFlags::empty()) {
             Ok(place) => place,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(errno) => return Err(errno),
         };
         let directory = FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) == FileType::Directory;
         if !sys::features().new_mount_api {
-            return mask_legacy(self.root()?, place.as_fd(), path, directory);
+            return mask_legacy(base, place.as_fd(), path, directory);
         }
         if directory {
             let fresh = if self.mask.is_none() { Some(empty_directory()?) } else { None };
             return cover(&mut self.mask, fresh, place.as_fd());
+        }
+        if left_out(Defence::Null) {
+            let null = path::open(self.root()?, c"dev/null", OFlags::empty())?;
+            return attach(copy(null.as_fd(), false)?.as_fd(), place.as_fd());
         }
         let fresh = match &self.mask_null {
             None => match &self.script.null {

@@ -35,6 +35,7 @@ pub(crate) use step::{
     NetDevice, Process, RootTree, Script, Stdio, Step, StringArray, What,
 };
 use sys::clone::exit_now;
+use sys::undefended::{Defence, left_out};
 
 /// What the child tells the parent. Sent whole, as one packet.
 #[repr(C)]
@@ -135,11 +136,28 @@ struct Child<'script> {
     mask: Option<OwnedFd>,
     /// The null device that masks files.
     mask_null: Option<OwnedFd>,
+    /// The procfs of the container, as mounted.
+    procfs: Option<OwnedFd>,
+    /// Whether `/proc/self/exe` names our program still, in a form that could be executed.
+    own_program_in_reach: bool,
 }
 
 /// Ends the process if the script fails; otherwise it becomes the program.
 pub(crate) fn run(script: &Script, sync: BorrowedFd<'_>) -> ! {
-    let mut child = Child { script, sync, step: 0, root: None, terminal: None, mask: None, mask_null: None };
+    // SAFETY: this is the child of a fork in a process of one thread; it ends by exec or _exit and drops nothing.
+    #[expect(unsafe_code, reason = "the child goes on with other mappings of the same program")]
+    let left = script.own_program.as_ref().is_some_and(|program| unsafe { program.leave() }.is_ok());
+    let mut child = Child {
+        script,
+        sync,
+        step: 0,
+        root: None,
+        terminal: None,
+        mask: None,
+        mask_null: None,
+        procfs: None,
+        own_program_in_reach: !left,
+    };
     // Modes are meant as they are said.
     rustix::process::umask(rustix::fs::Mode::empty());
     child.run_steps(&script.intermediate, 0);
@@ -201,12 +219,15 @@ impl Child<'_> {
                 self.root = Some(mounts::attach_root(tree)?);
                 Ok(())
             }
-            Step::Mount(mount) => mounts::mount(self.root()?, mount),
+            Step::Mount(mount) => self.mount(mount),
             Step::ReadOnlyMount { path } => mounts::make_read_only(self.root()?, path),
             Step::Devices { parent, devices } => devices::make_devices(self.root()?, parent, devices),
             Step::Links { parent, links } => devices::make_links(self.root()?, parent, links),
             Step::Console(console) => self.open_console(console),
             Step::Hook(hook) => self.run_hook(hook),
+            Step::Sysctl { path, value } if left_out(Defence::ProcWrites) => {
+                spaces::write_below(self.root()?, path, value)
+            }
             Step::Sysctl { path, value } => proc::write(path, value),
             Step::Label { path, otherwise, value, .. } => match (proc::write(path, value), otherwise) {
                 (Err(Errno::NOENT), Some(otherwise)) => proc::write(otherwise, value),
@@ -219,8 +240,15 @@ impl Child<'_> {
                 }
                 result => result,
             },
+            Step::WorkingDirectory { .. } if left_out(Defence::Cwd) => Ok(()),
             Step::WorkingDirectory { path } => path::directory(self.root()?, path).map(drop),
-            Step::Pivot { by_move } => mounts::change_root(self.root()?, by_move.as_deref()),
+            Step::Pivot { by_move } => {
+                if let (Some(program), None) = (&self.script.own_program, by_move) {
+                    // It goes away with the old root then. If it cannot be, its last holder takes it down.
+                    let _ = program.attach(c"/dev/null");
+                }
+                mounts::change_root(self.root()?, by_move.as_deref())
+            }
             Step::Chroot => mounts::chroot(self.root()?),
             Step::EnterRoot(root) => {
                 mounts::chroot(root.as_fd())?;
@@ -230,7 +258,7 @@ impl Child<'_> {
             Step::RootReadOnly => mounts::root_read_only(self.root()?),
             Step::RootPropagation(flags) => mounts::propagate(*flags),
             Step::Mask { path } => self.mask_path(path),
-            Step::ReadOnly { path } => mounts::read_only(self.root()?, path),
+            Step::ReadOnly { path } => self.read_only(path),
             Step::OwnRoot => {
                 let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
                 self.root = Some(rustix::fs::open(c"/", flags, rustix::fs::Mode::empty())?);

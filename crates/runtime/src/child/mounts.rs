@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use sys::mount::{MountAttr, attr};
+use sys::undefended::{Defence, left_out};
 
 use super::path::{self, Text};
 use super::{Bind, Filesystem, Legacy, MountStep, RootTree, What, copy};
@@ -55,7 +56,8 @@ pub(super) fn attach_root(tree: &RootTree) -> Result<OwnedFd, Errno> {
     }
 }
 
-pub(super) fn mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<(), Errno> {
+/// Makes a mount and attaches it. A file system that was made here comes back.
+pub(super) fn mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<Option<OwnedFd>, Errno> {
     match mount_what(root, step, &step.what) {
         Err(errno @ (Errno::PERM | Errno::BUSY)) => match &step.instead {
             Some(what) => mount_what(root, step, what),
@@ -65,29 +67,26 @@ pub(super) fn mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<(), Errno>
     }
 }
 
-fn mount_what(root: BorrowedFd<'_>, step: &MountStep, what: &What) -> Result<(), Errno> {
+fn mount_what(root: BorrowedFd<'_>, step: &MountStep, what: &What) -> Result<Option<OwnedFd>, Errno> {
     let place = Place::find(root, step)?;
-    let made;
+    let mut made = None;
     let mount = match what {
         What::Detached(mount) => mount.as_fd(),
-        What::Bind(bind) => {
-            made = make_bind(bind)?;
-            made.as_fd()
-        }
+        What::Bind(bind) => OwnedFd::as_fd(made.insert(make_bind(bind)?)),
         What::Filesystem(filesystem) => {
-            made = make(filesystem, place.mode(step)?)?;
+            let fresh = make(filesystem, place.mode(step)?)?;
             if step.copy_up {
-                copy::tree(place.fd.as_fd(), made.as_fd())?;
+                copy::tree(place.fd.as_fd(), fresh.as_fd())?;
             }
-            made.as_fd()
+            OwnedFd::as_fd(made.insert(fresh))
         }
-        What::Legacy(legacy) => return mount_legacy(root, step, legacy, &place),
+        What::Legacy(legacy) => return mount_legacy(root, step, legacy, &place).map(|()| None),
     };
     attach(mount, place.fd.as_fd())?;
     for flags in &step.propagation {
         set_propagation(mount, *flags)?;
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Where something is mounted.
@@ -113,7 +112,8 @@ impl Place {
             Err(errno) => return Err(errno),
         };
         // A link may lead where the plan would have refused the path itself.
-        if !step.target.to_bytes().starts_with(b"proc/") && is_procfs(fd.as_fd())? {
+        let led = !step.target.to_bytes().starts_with(b"proc/") && !left_out(Defence::ProcPlace);
+        if led && is_procfs(fd.as_fd())? {
             return Err(Errno::XDEV);
         }
         Ok(Self { fd, existed })
@@ -132,7 +132,7 @@ fn made_place(root: BorrowedFd<'_>, step: &MountStep) -> Result<OwnedFd, Errno> 
     if step.directory { path::directory(root, &step.target) } else { path::file(root, &step.target) }
 }
 
-fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(super) fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(rustix::fs::fstatfs(fd)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 

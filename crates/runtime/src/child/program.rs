@@ -3,8 +3,9 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
+use sys::undefended::{Defence, left_out};
 
 use super::path::Text;
 use super::{Child, Kind, Process, Record, Stdio, creds, home, path, send, wait_for_byte};
@@ -13,7 +14,7 @@ fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
 }
 
-fn is_null_device(found: &rustix::fs::Stat) -> bool {
+fn is_null_device(found: &Stat) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice && found.st_rdev == rustix::fs::makedev(1, 3)
 }
 
@@ -167,6 +168,12 @@ impl Child<'_> {
     /// Resolved in the root and without magic links, so that no descriptor of ours can be a way out
     /// (CVE-2024-21626).
     fn enter_directory_as_user(&self, process: &Process) -> Result<(), Errno> {
+        if left_out(Defence::Cwd) {
+            let mut path = Text::new();
+            path.set(b"/")?;
+            path.append(process.working_directory.to_bytes())?;
+            return rustix::process::chdir(path.as_c_str()?);
+        }
         let directory = path::open(self.root()?, &process.working_directory, OFlags::DIRECTORY)?;
         rustix::process::fchdir(&directory)
     }
@@ -179,7 +186,7 @@ impl Child<'_> {
             return c"";
         }
         for candidate in &process.candidates {
-            match executable(candidate, process.own_program) {
+            match executable(candidate, process.own_program, self.own_program_in_reach) {
                 Ok(()) => return candidate,
                 Err(error) => problem = error,
             }
@@ -218,20 +225,46 @@ impl Child<'_> {
 }
 
 /// The error, and whether looking at the file failed already.
-fn executable(candidate: &CStr, own_program: (u64, u64)) -> Result<(), (Errno, bool)> {
+fn executable(candidate: &CStr, own_program: (u64, u64), in_reach: bool) -> Result<(), (Errno, bool)> {
     let found = rustix::fs::stat(candidate).map_err(|errno| (errno, true))?;
     if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
         return Err((Errno::ISDIR, false));
     }
-    if (found.st_dev, found.st_ino) == own_program {
+    let own = |found: &Stat| (found.st_dev, found.st_ino) == own_program && !left_out(Defence::Program);
+    if own(&found) || (in_reach && interpreter(candidate).is_some_and(|found| own(&found))) {
         // /proc/self/exe: a container that runs our program could get hold of the host's file (CVE-2019-5736).
         return Err((Errno::ACCESS, false));
     }
     rustix::fs::accessat(rustix::fs::CWD, candidate, Access::EXEC_OK, AtFlags::EACCESS).map_err(|errno| (errno, false))
 }
 
+/// What interprets a script, through scripts that interpret scripts. For kernels where the process cannot let go of our
+/// program: whoever changes the script after this look gets around it.
+fn interpreter(candidate: &CStr) -> Option<Stat> {
+    // As many as the kernel follows.
+    const DEPTH: usize = 5;
+    let mut path = Text::new();
+    path.set(candidate.to_bytes()).ok()?;
+    let mut last = None;
+    for _ in 0..DEPTH {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::open(path.as_c_str().ok()?, flags, Mode::empty()) else { return last };
+        let mut head = [0_u8; 256];
+        let length = rustix::io::read(&file, &mut head).unwrap_or(0);
+        let Some(line) = head.get(..length).and_then(|head| head.strip_prefix(b"#!")) else { return last };
+        let ends = |byte: &u8| matches!(byte, b'\n' | b' ' | b'\t' | 0);
+        let line = line.trim_ascii_start();
+        path.set(line.split(ends).next().unwrap_or_default()).ok()?;
+        last = Some(rustix::fs::stat(path.as_c_str().ok()?).ok()?);
+    }
+    last
+}
+
 /// After the change of ids and with all mounts done, the working directory must still be below the root.
 fn check_directory() -> Result<(), Errno> {
+    if left_out(Defence::Cwd) {
+        return Ok(());
+    }
     let mut buffer = [0_u8; 4096];
     // SAFETY: the kernel writes at most the buffer's length.
     #[expect(unsafe_code, reason = "rustix's getcwd allocates")]
@@ -261,6 +294,9 @@ pub(super) fn duplicate(fd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
 
 /// Nothing but the standard streams and what is preserved survives the exec, whoever opened it.
 fn close_later(process: &Process) {
+    if left_out(Defence::Fds) {
+        return;
+    }
     let first = 3_u32.saturating_add(process.preserve_fds);
     if sys::features().close_range {
         // SAFETY: only sets a flag on descriptors.

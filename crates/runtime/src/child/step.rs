@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use rustix::fs::Gid;
 use rustix::process::{Resource, Rlimit};
+use sys::OwnProgram;
 
 use crate::seccomp::Filter;
 
@@ -20,11 +21,21 @@ pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
     /// The null device as a detached read-only mount, to mask files with.
     pub(crate) null: Option<OwnedFd>,
+    /// Our own program, to let go of before anything of the container is looked at. Where that cannot be had, programs
+    /// are looked at instead.
+    pub(crate) own_program: Option<OwnProgram>,
 }
 
 impl Script {
     pub(crate) fn empty() -> Self {
-        Self { program: String::new(), intermediate: Vec::new(), fork: None, steps: Vec::new(), null: None }
+        Self {
+            program: String::new(),
+            intermediate: Vec::new(),
+            fork: None,
+            steps: Vec::new(),
+            null: None,
+            own_program: None,
+        }
     }
 
     /// The filter that the program gets.

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use oci::Process;
 use oci::runtime::{Capabilities as Names, PosixRlimitType};
 use rustix::process::{Resource, Rlimit};
+use sys::undefended::{Defence, left_out};
 
 use super::tuning::Tuning;
 use crate::child::Capabilities;
@@ -211,7 +212,7 @@ fn capabilities(
         bounding,
         effective: effective & permitted,
         permitted,
-        inheritable: inheritable & (bounding | permitted),
+        inheritable: if left_out(Defence::Inheritable) { permitted } else { inheritable & (bounding | permitted) },
         ambient: ambient & permitted & inheritable,
         known: host.capabilities_known,
     }

@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use oci::runtime::Linux;
 use sys::clone::flags;
+use sys::undefended::{Defence, left_out};
 
 use super::Spaces;
 use crate::Error;
@@ -20,8 +21,9 @@ pub(crate) fn sysctls(linux: Option<&Linux>, spaces: &Spaces) -> Result<Vec<(CSt
             let problem = format!("sysctl {key:?} is not allowed as it conflicts with the OCI \"hostname\" field");
             return Err(invalid(problem));
         }
-        let owner =
-            owner(&path).ok_or_else(|| invalid(format!("sysctl {key:?} is not in a separate kernel namespace")))?;
+        let owner = owner(&path)
+            .or(left_out(Defence::Sysctls).then_some(flags::NEWNS))
+            .ok_or_else(|| invalid(format!("sysctl {key:?} is not in a separate kernel namespace")))?;
         if !spaces.has(owner) {
             let problem = match owner {
                 flags::NEWIPC => format!("sysctl {key:?} is not allowed in the hosts ipc namespace"),
@@ -57,7 +59,7 @@ fn path(key: &str) -> Option<String> {
         let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:@".contains(&byte));
         letters && !name.is_empty() && name != "." && name != ".."
     };
-    path.split('/').all(good).then_some(path)
+    (path.split('/').all(good) || left_out(Defence::Sysctls)).then_some(path)
 }
 
 /// The namespace that a parameter belongs to.

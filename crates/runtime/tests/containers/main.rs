@@ -13,6 +13,7 @@ mod agent;
 mod basic;
 mod fixture;
 mod hooks;
+mod hostile;
 mod mounts;
 mod network;
 mod process;
@@ -128,6 +129,7 @@ fn cases(words: &[String]) -> ExitCode {
         mounts::CASES,
         process::CASES,
         hooks::CASES,
+        hostile::CASES,
         resources::CASES,
         seccomp::CASES,
         tuning::CASES,

@@ -1,5 +1,6 @@
 //! Foreign suites on a checkout that is given, and benchmarks beside their peers.
 
+mod attacks;
 mod room;
 mod runc_bats;
 mod runtime_tools;
@@ -66,8 +67,10 @@ pub(crate) fn suite(arguments: &[&str]) -> Result<()> {
             for (name, source, what) in SUITES {
                 println!("{name:<14} {what}; DIR is {source}");
             }
+            println!("{:<14} attacks on runtimes; --runtime [LABEL=]PATH names them, words choose attacks", "attacks");
             Ok(())
         }
+        ["attacks", rest @ ..] => attacks::attacks(rest),
         ["host-service", "--src", directory] => host_service(Path::new(directory)),
         ["runc-bats", "--src", directory, words @ ..] => runc_bats::runc_bats(Path::new(directory), words),
         ["runtime-tools", "--src", directory, "--runtime", runtime, only @ ..] => {
