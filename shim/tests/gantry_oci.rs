@@ -287,6 +287,68 @@ fn readiness_goes_to_the_service_manager() {
     assert_eq!(fixture.status("c"), "running");
 }
 
+/// Where CRIU can serve, a container goes on where it was; where it cannot, the container goes on as if nothing had been.
+#[test]
+fn checkpoints_and_restores() {
+    let script = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.02; done";
+    let Some(fixture) = Fixture::new(script) else { return };
+    fixture.change(|spec| spec["root"]["readonly"] = json!(false));
+    let quiet = |words: &[&str]| {
+        let mut command = fixture.command(words);
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(fixture.path("errors")).unwrap());
+        (command.status().unwrap().success(), std::fs::read_to_string(fixture.path("errors")).unwrap())
+    };
+    let count = || {
+        let text = std::fs::read_to_string(fixture.path("rootfs/count")).unwrap_or_default();
+        text.trim().parse::<u64>().unwrap_or(0)
+    };
+    let moves = |what: &str| {
+        let before = count();
+        fixture.eventually(what, || count() > before);
+    };
+    let (images, work) = (fixture.path("images"), fixture.path("work"));
+    let (ran, errors) = quiet(&["run", "--detach", "--bundle", fixture.bundle(), "c"]);
+    assert!(ran, "{errors}");
+    moves("the first number");
+
+    // Without the program there is a plain answer.
+    let alone =
+        fixture.command(&["checkpoint", "--image-path", &images, "c"]).env("PATH", "/var/empty").output().unwrap();
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("need criu"), "{alone:?}");
+    for (parent, want) in [("/before", "must be relative"), ("../nothing", "--parent-path")] {
+        let (_, text) = fixture.fails(&["checkpoint", "--image-path", &images, "--parent-path", parent, "c"]);
+        assert!(text.contains(want), "{text}");
+    }
+    if Command::new("criu").arg("--version").output().is_err() {
+        println!("SKIP checkpoints_and_restores: criu is not installed");
+        return;
+    }
+    // A link to somewhere else is not written through.
+    std::fs::create_dir_all(&work).unwrap();
+    symlink(fixture.path("elsewhere"), fixture.path("work/dump.log")).unwrap();
+    let (_, text) = fixture.fails(&["checkpoint", "--image-path", &images, "--work-path", &work, "c"]);
+    assert!(text.contains("dump.log") && !Path::new(&fixture.path("elsewhere")).exists(), "{text}");
+    std::fs::remove_file(fixture.path("work/dump.log")).unwrap();
+
+    let (dumped, errors) = quiet(&["checkpoint", "--image-path", &images, "--work-path", &work, "c"]);
+    if !dumped {
+        assert!(errors.contains("criu failed: type DUMP") && errors.contains("work/dump.log"), "{errors}");
+        assert_eq!(fixture.status("c"), "running");
+        moves("a number after a checkpoint that failed");
+        println!("SKIP checkpoints_and_restores: the restore: criu cannot dump on this kernel: {errors}");
+        return;
+    }
+    fixture.fails(&["state", "c"]);
+    let at = count();
+    let words =
+        ["restore", "--detach", "--bundle", fixture.bundle(), "--image-path", &images, "--work-path", &work, "c"];
+    let (restored, errors) = quiet(&words);
+    assert!(restored, "{errors}");
+    moves("a number after the restore");
+    assert!(count() > at && fixture.status("c") == "running");
+    assert_eq!(fixture.ok(&["exec", "c", "echo", "inside"]), "inside\n");
+}
+
 /// Containers of ours in the eyes of runc, where the host has it.
 #[test]
 fn runc_shows_our_containers() {

@@ -198,6 +198,19 @@ impl Container {
         Ok(Self { remains, cgroup, host, identity, pidfd, console, warnings, gate, started: false })
     }
 
+    /// A container that was restored: it runs.
+    pub(crate) fn restored(
+        remains: Remains,
+        cgroup: cgroups::Cgroup,
+        host: HostFeatures,
+        process: (u32, OwnedFd),
+        console: Option<OwnedFd>,
+        warnings: Vec<String>,
+    ) -> Result<Self, Error> {
+        let created = Self::created(remains, cgroup, host, process, console, warnings, None)?;
+        Ok(Self { started: true, ..created })
+    }
+
     /// A container that another process made, by its state and its specification. If its init is gone, it is
     /// stopped; whether it was reaped makes no difference.
     ///

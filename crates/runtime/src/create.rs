@@ -488,7 +488,7 @@ fn may_be_born_in_cgroup(plan: &Plan) -> bool {
 
 /// Removes a new cgroup if what it is for fails.
 #[derive(Default)]
-struct CgroupGuard {
+pub(crate) struct CgroupGuard {
     made: Option<cgroups::Cgroup>,
     /// The user may make none, and there is nothing to limit.
     refused: bool,
@@ -497,7 +497,7 @@ struct CgroupGuard {
 }
 
 impl CgroupGuard {
-    fn create(plan: &Plan, host: &HostFeatures) -> Result<Self, Error> {
+    pub(crate) fn create(plan: &Plan, host: &HostFeatures) -> Result<Self, Error> {
         let failed = |operation: &str| {
             let operation = format!("{operation} cgroup {}", plan.cgroup);
             move |source| Error::Cgroup { operation, source }
@@ -533,7 +533,7 @@ impl CgroupGuard {
         Ok(guard)
     }
 
-    fn into_inner(mut self) -> (Option<cgroups::Cgroup>, Option<Cloned>) {
+    pub(crate) fn into_inner(mut self) -> (Option<cgroups::Cgroup>, Option<Cloned>) {
         (self.made.take(), self.keeper.take())
     }
 }

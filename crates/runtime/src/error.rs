@@ -96,6 +96,17 @@ pub enum Error {
     /// The process has ended already.
     #[error("process already finished")]
     Finished,
+    /// There is no CRIU, without which nothing can be checkpointed or restored.
+    #[error("checkpoint and restore need criu, which is not in PATH (package criu)")]
+    CriuMissing,
+    /// CRIU failed or refused; what runs goes on as before.
+    #[error("{operation}: {problem}")]
+    Criu {
+        /// `checkpoint` or `restore`.
+        operation: &'static str,
+        /// What CRIU said, with the last error of its log and where that is.
+        problem: String,
+    },
     /// Waiting for the other process failed.
     #[error("waiting for the container's process")]
     Wait {
@@ -123,7 +134,7 @@ impl Coded for Error {
     fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } => Code::InvalidArgument,
-            Self::Unsupported { .. } => Code::Unimplemented,
+            Self::Unsupported { .. } | Self::CriuMissing => Code::Unimplemented,
             Self::Threads => Code::Internal,
             Self::Finished => Code::NotFound,
             Self::State { .. } => Code::FailedPrecondition,
@@ -134,6 +145,7 @@ impl Coded for Error {
             | Self::Exec { .. }
             | Self::Died { .. }
             | Self::Hook { .. }
+            | Self::Criu { .. }
             | Self::Wait { .. } => Code::Unknown,
             Self::Cgroup { source, .. } => source.code(),
         }

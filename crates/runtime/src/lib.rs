@@ -23,6 +23,7 @@
 //!   descriptor.
 
 mod assemble;
+mod checkpoint;
 mod child;
 mod container;
 mod create;
@@ -46,6 +47,7 @@ mod resctrl;
 mod seccomp;
 mod shared;
 
+pub use checkpoint::{CgroupMode, CheckpointOptions, Checkpointing, CriuOptions, Parents, RestoreOptions, Restoring};
 pub use container::{Container, ScopeState, State, Status};
 pub use create::{Creating, Rootfs};
 pub use error::Error;
@@ -94,6 +96,6 @@ mod tests {
     #[test]
     fn operations_can_be_sent() {
         fn send<T: Send>() {}
-        send::<(Plan, Creating, Container, Starting, Execing, Deleting)>();
+        send::<(Plan, Creating, Container, Starting, Execing, Deleting, Checkpointing, Restoring)>();
     }
 }

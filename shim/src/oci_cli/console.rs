@@ -33,6 +33,12 @@ pub(crate) fn plain_io(terminal: bool) -> Result<ProcessIo, Error> {
     })
 }
 
+/// What these streams are: a checkpoint keeps it, so that a restore can put other pipes in their place.
+pub(crate) fn streams(terminal: bool) -> Vec<String> {
+    let of = |number: u32| std::fs::read_link(format!("/proc/self/fd/{number}")).ok().filter(|_| !terminal);
+    (0..3).map(|number| of(number).map_or_else(|| "/dev/null".to_owned(), |path| path.display().to_string())).collect()
+}
+
 /// Descriptors from 3 on that socket activation passed to this very process (sd_listen_fds(3)).
 pub(crate) fn listen_fds() -> u32 {
     let variable = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());

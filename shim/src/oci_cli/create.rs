@@ -149,6 +149,7 @@ impl Making {
         if let Some(flags) = plan.filter_flags() {
             log::debug(global, || format!("seccomp filter flags: {flags}"));
         }
+        let streams = console::streams(plan.terminal());
         let make = || {
             let io = console::plain_io(plan.terminal())?;
             let gate = gated.then(|| entry.gate()).transpose()?;
@@ -164,6 +165,7 @@ impl Making {
             state: container.state(),
             created: super::clock::now(),
             owner: rustix::process::geteuid().as_raw(),
+            streams,
         };
         Ok(Made { container, entry, saved, links, notify })
     }
@@ -193,12 +195,12 @@ fn create(global: &Global, words: Words) -> Result {
     Ok(0)
 }
 
-fn discard(mut container: Container, entry: &Entry) -> core::result::Result<(), Error> {
+pub(crate) fn discard(mut container: Container, entry: &Entry) -> core::result::Result<(), Error> {
     wait(&mut container.delete(true)?)?;
     entry.remove()
 }
 
-fn write_pid(words: &Words, pid: u32) -> core::result::Result<(), Error> {
+pub(crate) fn write_pid(words: &Words, pid: u32) -> core::result::Result<(), Error> {
     let Some(path) = words.value("pid-file") else { return Ok(()) };
     write_pid_file(Path::new(path), pid)
 }

@@ -28,7 +28,7 @@ pub(crate) fn state(saved: &Saved, spec: &Spec, container: &Container) -> Value 
         "rootless": saved.owner != 0,
         "cgroup_paths": cgroups,
         "namespace_paths": namespaces,
-        "external_descriptors": ["/dev/null", "/dev/null", "/dev/null"],
+        "external_descriptors": saved.streams,
     })
 }
 

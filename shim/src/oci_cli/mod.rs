@@ -1,6 +1,7 @@
 //! The commands of `gantry-oci`.
 
 mod args;
+mod checkpoint;
 mod clock;
 mod console;
 mod create;
@@ -60,6 +61,8 @@ const COMMANDS: &[Command] = &[
     show::PS,
     events::EVENTS,
     update::UPDATE,
+    checkpoint::CHECKPOINT,
+    checkpoint::RESTORE,
     show::SPEC,
     features::FEATURES,
 ];

@@ -31,6 +31,9 @@ pub(crate) struct Saved {
     pub(crate) created: String,
     /// Who created it.
     pub(crate) owner: u32,
+    /// What its standard streams were then, as `/proc/<pid>/fd` shows them.
+    #[serde(default)]
+    pub(crate) streams: Vec<String>,
 }
 
 /// What we read of `state.json`.

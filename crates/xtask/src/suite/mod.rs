@@ -33,6 +33,7 @@ const SUITES: &[(&str, &str, &str)] = &[
         "a directory with the program `vm` that boots Debian",
         "both cgroup drivers of gantry-oci under systemd",
     ),
+    ("criu", "a directory with the program `vm` that boots Debian", "checkpoint and restore by CRIU on Linux 6.1"),
 ];
 
 /// Runs a benchmark on the release binaries.
@@ -80,9 +81,22 @@ pub(crate) fn suite(arguments: &[&str]) -> Result<()> {
             runtime_tools::runtime_tools(Path::new(directory), None, only)
         }
         ["cgroups", "--src", directory] => cgroups(Path::new(directory)),
+        ["criu", "--src", directory] => criu(Path::new(directory)),
         [name, "--src", _] => bail!("no suite {name:?}: `cargo xtask suite` lists them"),
         _ => bail!("usage: cargo xtask suite NAME --src DIR"),
     }
+}
+
+/// Boots a machine with a kernel that Debian's CRIU knows, and runs `tests/criu.sh` on it.
+fn criu(directory: &Path) -> Result<()> {
+    setup::for_tests()?;
+    dist::dist()?;
+    let mut command = Command::new(directory.join("vm"));
+    command.env("VM_PACKAGES", "criu busybox-static python3-minimal");
+    command.args(["run", "--backend", "tcg", "--boot-timeout", "600", "--timeout", "900"]);
+    command.arg("--copy").arg(format!("{}:/usr/local/bin/gantry-oci", dist::directory().join("gantry-oci").display()));
+    command.arg("--copy").arg(format!("{}:/root/criu.sh", root().join("tests/criu.sh").display()));
+    run(command.args(["--", "bash", "/root/criu.sh"]))
 }
 
 /// Boots a machine with systemd and cgroup v2, installs the unit and the binaries, and runs `tests/host-service.sh`.
