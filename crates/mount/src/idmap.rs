@@ -27,7 +27,7 @@ pub struct IdMap {
 
 impl IdMap {
     /// A user namespace with these maps, for `mount_setattr(MOUNT_ATTR_IDMAP)`.
-    pub(crate) fn user_namespace(&self) -> Result<OwnedFd> {
+    pub fn user_namespace(&self) -> Result<OwnedFd> {
         let lines = |ranges: &[IdRange]| {
             ranges.iter().fold(String::new(), |mut lines, range| {
                 // Writing to a String cannot fail.

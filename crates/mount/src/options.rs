@@ -34,6 +34,10 @@ impl Attributes {
                 self.set = (self.set & !attr::ATIME) | mode;
                 self.clear |= attr::ATIME;
             }
+            Word::AnyAtime => {
+                self.set &= !attr::ATIME;
+                self.clear &= !attr::ATIME;
+            }
         }
     }
 }
@@ -135,6 +139,8 @@ enum Word {
     Set(u64),
     Clear(u64),
     Atime(u64),
+    /// Takes an atime mode back: what a bind's source has then stays, and a new file system has the kernel's default.
+    AnyAtime,
 }
 
 /// The words for attributes; with an `r` in front each holds for all mounts below, too (runtime-spec 1.3, `mounts`).
@@ -154,8 +160,8 @@ fn attribute(word: &str) -> Option<Word> {
         "symfollow" => Word::Clear(attr::NOSYMFOLLOW),
         "noatime" => Word::Atime(attr::NOATIME),
         "strictatime" => Word::Atime(attr::STRICTATIME),
-        // The kernel has no mode "not relative": what is not one of the other two is relative.
-        "relatime" | "norelatime" | "atime" | "nostrictatime" => Word::Atime(attr::RELATIME),
+        "relatime" => Word::Atime(attr::RELATIME),
+        "norelatime" | "atime" | "nostrictatime" => Word::AnyAtime,
         _ => return None,
     })
 }
@@ -245,6 +251,8 @@ fn word(
     if let Some(change) = attribute(option) {
         parsed.attributes.apply(change);
     } else if let Some(change) = option.strip_prefix('r').and_then(attribute) {
+        // The kernel has no mode "not relative": what is not one of the other two is relative.
+        let change = if matches!(change, Word::AnyAtime) { Word::Atime(attr::RELATIME) } else { change };
         parsed.recursive_attributes.apply(change);
     } else if let Some(change) = propagation(option) {
         parsed.propagation.push(change);
@@ -303,6 +311,8 @@ mod tests {
             (&["noatime"], attr::NOATIME, attr::ATIME),
             (&["noatime", "strictatime"], attr::STRICTATIME, attr::ATIME),
             (&["noatime", "relatime", "nodiratime"], attr::NODIRATIME, attr::ATIME),
+            (&["noatime", "atime"], 0, 0),
+            (&["norelatime"], 0, 0),
             (&["nosymfollow"], attr::NOSYMFOLLOW, 0),
             (&["defaults", ""], 0, 0),
         ] {

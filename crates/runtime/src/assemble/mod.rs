@@ -1,5 +1,6 @@
 //! From a plan to the script of the child: the host's files are opened here, by the parent, with the parent's rights.
 
+mod bind_flags;
 mod cgroup_mounts;
 mod mounts;
 
@@ -254,7 +255,7 @@ fn root(plan: &Plan, host: &HostFeatures, rootfs: Rootfs, steps: &mut Vec<Step>)
     };
     steps.push(Step::Propagation(propagation));
     let tree = match rootfs {
-        Rootfs::Detached(mount) => RootTree::Detached(mount),
+        Rootfs::Detached(mount) => RootTree::Detached { mount, place: None },
         Rootfs::Path(path) if !(detached_mounts() && host.mounts) => {
             RootTree::Path { directory: path_string(&path)?, propagation: libc::MS_PRIVATE }
         }
@@ -268,7 +269,9 @@ fn root(plan: &Plan, host: &HostFeatures, rootfs: Rootfs, steps: &mut Vec<Step>)
                 ..MountAttr::default()
             };
             mount_setattr(&tree, c"", !shared, &change).map_err(|errno| Error::host(operation(), errno))?;
-            RootTree::Detached(tree)
+            // A parent that is shared with the host would show it the container's root.
+            let place = if shared { None } else { Some(path_string(&path)?) };
+            RootTree::Detached { mount: tree, place }
         }
     };
     steps.push(Step::Root(tree));

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use sys::clone::flags;
 use sys::mount::{MountAttr, attr, mount_setattr};
 
-use super::{c_string, detached_mounts, path_string};
+use super::{bind_flags, c_string, detached_mounts, path_string};
 use crate::child::{Device, DeviceKind, Filesystem, Legacy, Link, MountStep, Step, What};
 use crate::plan::{DevicePlan, MountKind, MountPlan, is_namespaced};
 use crate::{Error, HostFeatures, Plan};
@@ -93,6 +93,12 @@ impl Maker<'_> {
         };
         let mut options = mount.options.clone();
         options.bind = Some(options.bind.unwrap_or(Bind::One));
+        let asked = std::mem::take(&mut options.attributes);
+        if detached_mounts() {
+            options.attributes = bind_flags::changes(asked);
+        } else {
+            options.attributes = asked;
+        }
         if self.plan.root_propagation & libc::MS_SHARED == 0 {
             // As in a tree that was made slave before the bind: events of the host come in, none goes out, unless the
             // options say otherwise.
@@ -103,21 +109,50 @@ impl Maker<'_> {
         // Otherwise the child makes the mounts itself, so that the kernel lists them in their order.
         let by_parent =
             self.host.mounts && (self.in_user_space() || options.id_mapped.is_some() || options.id_map.is_some());
-        let (what, propagation, directory) = if detached_mounts() && by_parent {
+        let inside = self.is_inside(source);
+        let (what, propagation, directory) = if inside {
+            let map = options.id_map.take();
+            let recursive = options.id_mapped.take() == Some(true);
+            let namespace = map.map(|map| map.user_namespace()).transpose();
+            let namespace = namespace
+                .map_err(|error| Error::host(format!("{}: {}", mount.field, model::render(&error)), Errno::INVAL))?;
+            let (mut what, propagation) = own_bind(mount, source, &options, asked)?;
+            if let What::Bind(bind) = &mut what {
+                bind.inside = true;
+                bind.id_map = namespace.map(|namespace| crate::child::IdMap { namespace, recursive });
+            }
+            (what, propagation, true)
+        } else if detached_mounts() && by_parent {
             let file = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
             let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(failed)?.st_mode);
+            if self.in_user_space() {
+                let changes = bind_flags::locked_changes(asked, &file).map_err(failed)?;
+                options.attributes = match changes {
+                    Some(changes) => changes,
+                    None if mount.is_bind() => return Err(refused(source, &mount.destination)),
+                    // The options were meant for the file system that this stands for.
+                    None => Attributes { set: asked.set & !attr::ATIME, clear: 0 },
+                };
+            }
             let tree = mount::detached_bind(file.as_fd(), &options)
                 .map_err(|error| Error::host(format!("{}: {}", mount.field, model::render(&error)), Errno::INVAL))?;
             self.map_by_joined(mount, &tree)?;
             (What::Detached(tree), divided_propagation(&options).1, kind == FileType::Directory)
         } else {
             let kind = FileType::from_raw_mode(rustix::fs::stat(source).map_err(failed)?.st_mode);
-            let (what, propagation) = own_bind(mount, source, &options)?;
+            let (what, propagation) = own_bind(mount, source, &options, asked)?;
             (what, propagation, kind == FileType::Directory)
         };
         let mut step = step(mount, what, directory);
         step.propagation = propagation;
         Ok(step)
+    }
+
+    /// Whether a source is below the root, as the host names it: what is mounted there before it shows through.
+    fn is_inside(&self, source: &Path) -> bool {
+        let root = self.plan.root_path();
+        let attached = self.plan.spaces.own_mounts() && self.plan.root_propagation & libc::MS_SHARED == 0;
+        detached_mounts() && attached && root != Path::new("/") && source.starts_with(root)
     }
 
     /// `idmap` without maps where the container joins a user namespace: that one has them.
@@ -135,8 +170,23 @@ impl Maker<'_> {
     }
 }
 
+/// The options name flags as cleared that the source has, and a user namespace must not take away.
+fn refused(source: &Path, destination: &Path) -> Error {
+    let (source, destination) = (source.display().to_string(), destination.display().to_string());
+    let stage = format!(
+        "unable to start container process: error during container init: error mounting {source:?} to rootfs at \
+         {destination:?}: cannot clear locked flags"
+    );
+    Error::Child { stage, source: std::io::Error::other("operation not permitted") }
+}
+
 /// A bind that the child makes.
-fn own_bind(mount: &MountPlan, source: &Path, options: &ParsedOptions) -> Result<(What, Vec<u64>), Error> {
+fn own_bind(
+    mount: &MountPlan,
+    source: &Path,
+    options: &ParsedOptions,
+    asked: Attributes,
+) -> Result<(What, Vec<u64>), Error> {
     if options.id_map.is_some() || options.id_mapped.is_some() {
         let reason =
             if detached_mounts() { "id-mapped mounts need CAP_SYS_ADMIN" } else { "id-mapped mounts need Linux 5.12" };
@@ -149,6 +199,9 @@ fn own_bind(mount: &MountPlan, source: &Path, options: &ParsedOptions) -> Result
         let bind = crate::child::Bind {
             source: path_string(source)?,
             recursive,
+            inside: false,
+            id_map: None,
+            refused: bind_flags::refused(asked),
             attributes: [pair(options.attributes), pair(options.recursive_attributes)],
             propagation: early,
         };

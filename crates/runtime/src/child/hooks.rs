@@ -10,7 +10,7 @@ use sys::clone::{Forked, exit_now};
 use sys::process::Exit;
 
 use super::path::Text;
-use super::{Child, Hook, Kind, MESSAGE_BYTES, RECORD_BYTES, Record, StringArray};
+use super::{Child, Hook, HookKind, Kind, MESSAGE_BYTES, RECORD_BYTES, Record, StringArray};
 
 /// What a hook that could not be executed ends with, as in a shell.
 const NOT_EXECUTED: i32 = 127;
@@ -62,12 +62,14 @@ impl Child<'_> {
     pub(super) fn run_hook_process(&self, hook: &Hook, environment: Option<&StringArray>) -> Result<(), Failure> {
         let input = write_state(hook).map_err(Failure::new)?;
         let said = rustix::fs::memfd_create(c"said", MemfdFlags::CLOEXEC).map_err(Failure::new)?;
+        // A hook of createContainer finds the root file system where it stands, before it is the root.
+        let place = if hook.kind == HookKind::CreateContainer { self.root.as_ref() } else { None };
         let environment = environment.filter(|_| hook.environment.is_empty()).unwrap_or(&hook.environment);
         // SAFETY: this process has one thread; the new one only duplicates descriptors and executes.
         #[expect(unsafe_code, reason = "hooks need a process of their own")]
         let forked = unsafe { sys::clone::fork(0, None) };
         let pidfd = match forked {
-            Ok(Forked::Child) => execute(hook, environment, input.as_fd(), said.as_fd()),
+            Ok(Forked::Child) => execute(hook, environment, place.map(AsFd::as_fd), input.as_fd(), said.as_fd()),
             Ok(Forked::Parent { pidfd, .. }) => pidfd,
             Err(errno) => return Err(Failure::new(errno)),
         };
@@ -113,7 +115,16 @@ fn write_state(hook: &Hook) -> Result<OwnedFd, Errno> {
     Ok(file)
 }
 
-fn execute(hook: &Hook, environment: &StringArray, input: BorrowedFd<'_>, said: BorrowedFd<'_>) -> ! {
+fn execute(
+    hook: &Hook,
+    environment: &StringArray,
+    place: Option<BorrowedFd<'_>>,
+    input: BorrowedFd<'_>,
+    said: BorrowedFd<'_>,
+) -> ! {
+    if place.is_some_and(|place| rustix::process::fchdir(place).is_err()) {
+        exit_now(NOT_EXECUTED);
+    }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     for (descriptor, number) in [(input, 0), (said, 1), (said, 2)] {
         if super::program::duplicate(descriptor, number).is_err() {

@@ -31,8 +31,8 @@ use rustix::net::{
 };
 use rustix::process::{Resource, Rlimit};
 pub(crate) use step::{
-    Awaited, Bind, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, Legacy, Link, MountStep,
-    NetDevice, Process, RootTree, Script, Stdio, Step, StringArray, What,
+    Awaited, Bind, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, IdMap, Legacy, Link,
+    MountStep, NetDevice, Process, RootTree, Script, Stdio, Step, StringArray, What,
 };
 use sys::clone::exit_now;
 use sys::undefended::{Defence, left_out};

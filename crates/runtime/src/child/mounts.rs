@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use sys::mount::{MountAttr, attr};
@@ -41,11 +41,17 @@ pub(super) fn propagate(flags: u64) -> Result<(), Errno> {
 /// Puts the root file system into this mount namespace, without making it the root yet.
 pub(super) fn attach_root(tree: &RootTree) -> Result<OwnedFd, Errno> {
     match tree {
-        RootTree::Detached(mount) => {
-            // Over the old root: the namespace is ours, the old root goes away, and no path is walked, which a user
-            // namespace might not be allowed to.
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            rustix::mount::move_mount(mount, c"", rustix::fs::CWD, c"/", flags)?;
+        RootTree::Detached { mount, place } => {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+            let attach = |place: &CStr| rustix::mount::move_mount(mount, c"", rustix::fs::CWD, place, flags);
+            match place {
+                Some(place) => match attach(place) {
+                    // A user namespace may not walk there. Over the old root, which goes away, there is nothing to walk.
+                    Err(Errno::ACCESS) => attach(c"/"),
+                    result => result,
+                },
+                None => attach(c"/"),
+            }?;
             rustix::io::fcntl_dupfd_cloexec(mount, 3)
         }
         RootTree::Path { directory, propagation } => {
@@ -68,11 +74,21 @@ pub(super) fn mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<Option<Own
 }
 
 fn mount_what(root: BorrowedFd<'_>, step: &MountStep, what: &What) -> Result<Option<OwnedFd>, Errno> {
-    let place = Place::find(root, step)?;
     let mut made = None;
+    let mut directory = step.directory;
+    if let What::Bind(bind) = what
+        && bind.inside
+    {
+        let mount = made.insert(make_bind(bind)?);
+        directory = FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode) == FileType::Directory;
+    }
+    let place = Place::find(root, step, directory)?;
     let mount = match what {
         What::Detached(mount) => mount.as_fd(),
-        What::Bind(bind) => OwnedFd::as_fd(made.insert(make_bind(bind)?)),
+        What::Bind(bind) => match &mut made {
+            Some(mount) => OwnedFd::as_fd(mount),
+            None => OwnedFd::as_fd(made.insert(make_bind(bind)?)),
+        },
         What::Filesystem(filesystem) => {
             let fresh = make(filesystem, place.mode(step)?)?;
             if step.copy_up {
@@ -98,15 +114,15 @@ struct Place {
 
 impl Place {
     /// Opens the place of a mount below the root, making it where it is missing.
-    fn find(root: BorrowedFd<'_>, step: &MountStep) -> Result<Self, Errno> {
-        let extra = if step.directory { OFlags::DIRECTORY } else { OFlags::empty() };
+    fn find(root: BorrowedFd<'_>, step: &MountStep, directory: bool) -> Result<Self, Errno> {
+        let extra = if directory { OFlags::DIRECTORY } else { OFlags::empty() };
         let (fd, existed) = match path::open_ordinary(root, &step.target, extra) {
             Ok(fd) => return Ok(Self { fd, existed: true }),
             Err(Errno::NOENT) if step.ordinary => (path::ordinary_directory(root, &step.target)?, false),
-            Err(Errno::NOENT) => (made_place(root, step)?, false),
+            Err(Errno::NOENT) => (made_place(root, step, directory)?, false),
             Err(Errno::LOOP) if !step.ordinary => match path::open(root, &step.target, extra) {
                 Ok(fd) => (fd, true),
-                Err(Errno::NOENT) => (made_place(root, step)?, false),
+                Err(Errno::NOENT) => (made_place(root, step, directory)?, false),
                 Err(errno) => return Err(errno),
             },
             Err(errno) => return Err(errno),
@@ -128,8 +144,8 @@ impl Place {
     }
 }
 
-fn made_place(root: BorrowedFd<'_>, step: &MountStep) -> Result<OwnedFd, Errno> {
-    if step.directory { path::directory(root, &step.target) } else { path::file(root, &step.target) }
+fn made_place(root: BorrowedFd<'_>, step: &MountStep, directory: bool) -> Result<OwnedFd, Errno> {
+    if directory { path::directory(root, &step.target) } else { path::file(root, &step.target) }
 }
 
 pub(super) fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
@@ -153,7 +169,7 @@ fn mount_legacy(root: BorrowedFd<'_>, step: &MountStep, legacy: &Legacy, place: 
         return Ok(());
     }
     // The descriptor is of the place under the mount; the mount itself is found by the same path.
-    let mount = Place::find(root, step)?.fd;
+    let mount = Place::find(root, step, step.directory)?.fd;
     path::magic(mount.as_fd(), &mut name)?;
     if step.copy_up {
         copy::tree(place.fd.as_fd(), mount.as_fd())?;
@@ -200,6 +216,10 @@ fn make_bind(bind: &Bind) -> Result<OwnedFd, Errno> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let mount = rustix::mount::open_tree(rustix::fs::CWD, bind.source.as_c_str(), flags)?;
+    if let Some(map) = &bind.id_map {
+        let change = MountAttr { user_namespace: Some(map.namespace.as_fd()), ..MountAttr::default() };
+        sys::mount::mount_setattr(mount.as_fd(), c"", map.recursive, &change)?;
+    }
     for ((set, clear), recursive) in bind.attributes.into_iter().zip([false, true]) {
         if set == 0 && clear == 0 {
             continue;
@@ -208,6 +228,9 @@ fn make_bind(bind: &Bind) -> Result<OwnedFd, Errno> {
         match sys::mount::mount_setattr(mount.as_fd(), c"", recursive, &change) {
             // What came from another user namespace is locked; what is to be set must be set all the same.
             Err(Errno::PERM) if clear != 0 => {
+                if flags_of(mount.as_fd())? & bind.refused != 0 {
+                    return Err(Errno::PERM);
+                }
                 let change = MountAttr { set: set & !attr::ATIME, ..MountAttr::default() };
                 sys::mount::mount_setattr(mount.as_fd(), c"", recursive, &change)?;
             }

@@ -30,7 +30,7 @@ fn resolve(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, max_links: u32) -> 
         return rustix::fs::openat(root, path, OFlags::PATH | OFlags::CLOEXEC | extra, Mode::empty());
     }
     if !sys::features().openat2 {
-        return walk(root, path, extra, false, max_links);
+        return walk(root, path, extra, Missing::Error, max_links);
     }
     let path = if path.is_empty() { c"." } else { path };
     let flags = OFlags::PATH | OFlags::CLOEXEC | extra;
@@ -52,7 +52,7 @@ fn resolve(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, max_links: u32) -> 
 pub(super) fn directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     match open(root, path, OFlags::DIRECTORY) {
         Err(Errno::NOENT) if left_out(Defence::Paths) => careless(root, path),
-        Err(Errno::NOENT) => walk(root, path, OFlags::DIRECTORY, true, MAX_LINKS),
+        Err(Errno::NOENT) => walk(root, path, OFlags::DIRECTORY, Missing::Directories, MAX_LINKS),
         result => result,
     }
 }
@@ -60,7 +60,7 @@ pub(super) fn directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Er
 /// As [`directory`], following no link at all: ELOOP if there is one.
 pub(super) fn ordinary_directory(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     match open_ordinary(root, path, OFlags::DIRECTORY) {
-        Err(Errno::NOENT) => walk(root, path, OFlags::DIRECTORY, true, 0),
+        Err(Errno::NOENT) => walk(root, path, OFlags::DIRECTORY, Missing::Directories, 0),
         result => result,
     }
 }
@@ -68,15 +68,22 @@ pub(super) fn ordinary_directory(root: BorrowedFd<'_>, path: &CStr) -> Result<Ow
 /// Opens something inside `root` that is not a directory, making an empty file where it is missing.
 pub(super) fn file(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     match open(root, path, OFlags::empty()) {
-        Err(Errno::NOENT) => {}
+        Err(Errno::NOENT) if left_out(Defence::Paths) => {}
+        Err(Errno::NOENT) => return walk(root, path, OFlags::empty(), Missing::File, MAX_LINKS),
         result => return result,
     }
     let mut parent = Text::new();
     let name = split(path, &mut parent)?;
     let directory = directory(root, parent.as_c_str()?)?;
+    make_file(directory.as_fd(), name)?;
+    open(root, path, OFlags::empty())
+}
+
+/// Makes an empty file, unless the name is taken.
+fn make_file(directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => open(root, path, OFlags::empty()),
+    match rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
@@ -108,10 +115,19 @@ fn careless(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// What [`walk`] does about a name that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Error,
+    Directories,
+    /// The last one becomes an empty file, those before it directories.
+    File,
+}
+
 /// What `openat2` with `RESOLVE_IN_ROOT` does, one component at a time: no component is ever followed by the kernel,
-/// links are read and continued in the root, and `..` starts again from the root with one name less. With `create`,
-/// missing directories are made, also where a dangling link points.
-fn walk(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, create: bool, max_links: u32) -> Result<OwnedFd, Errno> {
+/// links are read and continued in the root, and `..` starts again from the root with one name less. What is missing is
+/// made also where a dangling link points.
+fn walk(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, missing: Missing, max_links: u32) -> Result<OwnedFd, Errno> {
     let mut rest = Text::new();
     let mut done = Text::new();
     let mut name = Text::new();
@@ -133,8 +149,9 @@ fn walk(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, create: bool, max_link
             here = rustix::io::fcntl_dupfd_cloexec(root, 3)?;
             continue;
         }
-        let next = component(here.as_fd(), name.as_c_str()?, create)?;
         let last = rest.is_empty();
+        let missing = if missing == Missing::File && !last { Missing::Directories } else { missing };
+        let next = component(here.as_fd(), name.as_c_str()?, missing)?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&next)?.st_mode);
         if kind == FileType::Symlink && !(last && extra.contains(OFlags::NOFOLLOW)) {
             links += 1;
@@ -158,13 +175,17 @@ fn walk(root: BorrowedFd<'_>, path: &CStr, extra: OFlags, create: bool, max_link
     Ok(here)
 }
 
-fn component(here: BorrowedFd<'_>, name: &CStr, create: bool) -> Result<OwnedFd, Errno> {
+fn component(here: BorrowedFd<'_>, name: &CStr, missing: Missing) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(here, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) if create => {
-            match rustix::fs::mkdirat(here, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
+        Err(Errno::NOENT) if missing != Missing::Error => {
+            if missing == Missing::File {
+                make_file(here, name)?;
+            } else {
+                match rustix::fs::mkdirat(here, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
+                }
             }
             rustix::fs::openat(here, name, flags, Mode::empty())
         }
@@ -350,7 +371,7 @@ mod tests {
             let path = CString::new(path).unwrap();
             for result in [
                 open(root.as_fd(), &path, OFlags::empty()),
-                walk(root.as_fd(), &path, OFlags::empty(), false, MAX_LINKS),
+                walk(root.as_fd(), &path, OFlags::empty(), Missing::Error, MAX_LINKS),
             ] {
                 match (result, want) {
                     (Ok(fd), Ok(want)) => assert!(same(&fd, &top.join(want)), "{path:?}"),
@@ -370,7 +391,7 @@ mod tests {
         let root = std::fs::File::open(top).unwrap();
         for (path, want) in [(c"real/below", Ok(())), (c"link", Err(Errno::LOOP)), (c"link/below", Err(Errno::LOOP))] {
             assert_eq!(open_ordinary(root.as_fd(), path, OFlags::empty()).map(drop), want, "{path:?}");
-            assert_eq!(walk(root.as_fd(), path, OFlags::empty(), false, 0).map(drop), want, "{path:?}");
+            assert_eq!(walk(root.as_fd(), path, OFlags::empty(), Missing::Error, 0).map(drop), want, "{path:?}");
         }
         ordinary_directory(root.as_fd(), c"real/new/deep").unwrap();
         assert_eq!(ordinary_directory(root.as_fd(), c"link/new").unwrap_err(), Errno::LOOP);

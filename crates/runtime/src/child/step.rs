@@ -173,8 +173,13 @@ pub(crate) enum Step {
 /// The root file system.
 #[derive(Debug)]
 pub(crate) enum RootTree {
-    /// A detached mount, attached over the old root, where no path needs to be resolved.
-    Detached(OwnedFd),
+    /// A detached mount.
+    Detached {
+        mount: OwnedFd,
+        /// Where the host has it, and the container's namespace until the root is changed: hooks and the sources of
+        /// binds name it so. Without it, and where a user namespace hides the path, it is attached over the old root.
+        place: Option<CString>,
+    },
     /// A directory of the host that is bound onto itself: for kernels without detached mounts, for users without the
     /// right to make them on the host, and in a mount namespace that others use.
     Path {
@@ -226,10 +231,24 @@ pub(crate) enum What {
 pub(crate) struct Bind {
     pub(crate) source: CString,
     pub(crate) recursive: bool,
+    /// Whether it is in the container's root: only what was mounted before shows what it is.
+    pub(crate) inside: bool,
+    /// Whose ids it gets.
+    pub(crate) id_map: Option<IdMap>,
+    /// `MOUNT_ATTR_*` that must not stay set: those whose opposite the options name.
+    pub(crate) refused: u64,
     /// `MOUNT_ATTR_*` to set and to clear, of this mount, then of all below it.
     pub(crate) attributes: [(u64, u64); 2],
     /// `MS_SLAVE` and its kin, with `MS_REC`, set before it is attached.
     pub(crate) propagation: Vec<u64>,
+}
+
+/// An id map for a bind.
+#[derive(Debug)]
+pub(crate) struct IdMap {
+    /// The user namespace that has it.
+    pub(crate) namespace: OwnedFd,
+    pub(crate) recursive: bool,
 }
 
 #[derive(Debug)]

@@ -131,7 +131,8 @@ impl Plan {
         process.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", options.id));
         process.preserve_fds = options.preserve_fds;
         process.tuning.add_container(linux)?;
-        let mut mounts = mounts::plan(spec, &options.bundle)?;
+        let root_path = options.bundle.join(root.path());
+        let mut mounts = mounts::plan(spec, &options.bundle, &root_path)?;
         let mount_label = labels::mount_label(linux)?;
         labels::label_mounts(&mut mounts, mount_label.as_deref());
         process.warnings.extend(mounts::warnings(&mounts));
@@ -150,13 +151,13 @@ impl Plan {
             annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             hostname: spec.hostname().as_ref().filter(|n| !n.is_empty()).map(|n| n.clone().into_bytes()),
             domainname: spec.domainname().as_ref().filter(|n| !n.is_empty()).map(|n| n.clone().into_bytes()),
-            root_path: options.bundle.join(root.path()),
+            root_path,
             root_read_only: root.readonly().unwrap_or(false),
             root_propagation: mounts::root_propagation(linux.and_then(|l| l.rootfs_propagation().as_deref()))?,
             no_pivot: options.no_pivot,
             fill_dev,
             devices: mounts::devices(linux)?,
-            masked_paths: linux.map(|l| relative(l.masked_paths())).transpose()?.unwrap_or_default(),
+            masked_paths: without_repeats(linux.map(|l| relative(l.masked_paths())).transpose()?.unwrap_or_default()),
             read_only_paths: linux.map(|l| relative(l.readonly_paths())).transpose()?.unwrap_or_default(),
             sysctls: sysctl::sysctls(linux, &spaces)?,
             hooks: Hooks::new(spec),
@@ -220,6 +221,12 @@ impl Hooks {
             poststop: named("poststop", hooks.poststop()),
         }
     }
+}
+
+/// The paths in their order, each once.
+fn without_repeats(paths: Vec<CString>) -> Vec<CString> {
+    let mut seen = std::collections::BTreeSet::new();
+    paths.into_iter().filter(|path| seen.insert(path.clone())).collect()
 }
 
 /// The network devices that move into the container, by name.

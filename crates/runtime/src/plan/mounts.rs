@@ -62,13 +62,16 @@ pub(crate) fn fold_path(path: &Path) -> Result<CString, Error> {
     CString::new(bytes.join(&b'/')).map_err(|_| Error::invalid("path", "must not contain a NUL byte"))
 }
 
-pub(crate) fn plan(spec: &oci::Spec, bundle: &Path) -> Result<Vec<MountPlan>, Error> {
+pub(crate) fn plan(spec: &oci::Spec, bundle: &Path, root: &Path) -> Result<Vec<MountPlan>, Error> {
     let mut list = Vec::new();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let field = format!("mounts[{index}]");
         let options = mount::parse_options(mount.options().as_deref().unwrap_or_default())
             .map_err(|error| Error::invalid(format!("{field}.options"), model::render(&error)))?;
-        let target = fold_path(mount.destination())?;
+        // Some documents name the place as the host has it, root and all; runc takes that, too.
+        let given = mount.destination();
+        let below = if root == Path::new("/") { None } else { given.strip_prefix(root).ok() };
+        let target = fold_path(below.unwrap_or(given))?;
         if target.is_empty() {
             return Err(Error::invalid(format!("{field}.destination"), "must not be the root itself"));
         }
