@@ -231,7 +231,7 @@ impl Making {
             owner: rustix::process::geteuid().as_raw(),
             streams,
         };
-        Ok(Restored { container, entry, saved, links })
+        Ok(Restored { container, entry, saved, links, spec })
     }
 }
 
@@ -241,19 +241,21 @@ struct Restored {
     entry: Entry,
     saved: Saved,
     links: Links,
+    spec: Spec,
 }
 
 fn restore(global: &Global, words: Words) -> Result {
     let detach = words.has("detach");
     let watch = if detach { None } else { Some(console::watch_signals()?) };
     let criu = criu_options(&words)?;
-    let Restored { mut container, entry, saved, links } = Making::new(global, &words, detach)?.restore(&words, criu)?;
+    let Restored { mut container, entry, saved, links, spec } =
+        Making::new(global, &words, detach)?.restore(&words, criu)?;
     log::warnings(global, container.warnings());
     if !detach && !words.has("no-subreaper") {
         let _ = sys::process::set_subreaper();
     }
     let begin = || {
-        entry.save(&saved, &container)?;
+        entry.save(&saved, &spec, &container)?;
         let master = container.take_console();
         let own = links.hand_over(master, container.pidfd())?;
         let terminal = own.map(Terminal::new).transpose()?;

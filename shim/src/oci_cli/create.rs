@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use oci::Spec;
 use runtime::{Container, Creating, HostFeatures, Plan, PlanOptions, Rootfs, Status, wait};
 
 use super::args::{Flag, Global, Words, option, switch};
@@ -71,6 +72,7 @@ struct Making {
     rootfs: PathBuf,
     links: Links,
     notify: Option<Notify>,
+    spec: Spec,
 }
 
 /// Who gets descriptors of the new process. Connected before anything exists, so that a mistake costs nothing.
@@ -141,11 +143,11 @@ impl Making {
             let _ = entry.remove();
             return Err(error);
         }
-        Ok(Self { entry, host, plan, rootfs, links, notify })
+        Ok(Self { entry, host, plan, rootfs, links, notify, spec })
     }
 
     fn create(self, global: &Global, gated: bool) -> core::result::Result<Made, Error> {
-        let Self { entry, host, plan, rootfs, links, notify } = self;
+        let Self { entry, host, plan, rootfs, links, notify, spec } = self;
         if let Some(flags) = plan.filter_flags() {
             log::debug(global, || format!("seccomp filter flags: {flags}"));
         }
@@ -167,7 +169,7 @@ impl Making {
             owner: rustix::process::geteuid().as_raw(),
             streams,
         };
-        Ok(Made { container, entry, saved, links, notify })
+        Ok(Made { container, entry, saved, links, notify, spec })
     }
 }
 
@@ -178,12 +180,14 @@ struct Made {
     saved: Saved,
     links: Links,
     notify: Option<Notify>,
+    spec: Spec,
 }
 
 fn create(global: &Global, words: Words) -> Result {
-    let Made { mut container, entry, saved, links, .. } = Making::new(global, &words, true)?.create(global, true)?;
+    let Made { mut container, entry, saved, links, spec, .. } =
+        Making::new(global, &words, true)?.create(global, true)?;
     let finish = || {
-        entry.save(&saved, &container)?;
+        entry.save(&saved, &spec, &container)?;
         let master = container.take_console();
         links.hand_over(master, container.pidfd())?;
         write_pid(&words, container.pid())
@@ -217,7 +221,7 @@ pub(crate) fn write_pid_file(path: &Path, pid: u32) -> core::result::Result<(), 
 
 fn start(global: &Global, words: Words) -> Result {
     let entry = Entry::find(global, words.id()?)?;
-    let (mut container, mut saved) = entry.open()?;
+    let (mut container, mut saved, spec) = entry.open_with_spec()?;
     let refused = match container.status() {
         Status::Created => None,
         Status::Running => Some("cannot start an already running container"),
@@ -234,7 +238,7 @@ fn start(global: &Global, words: Words) -> Result {
     wait(&mut container.start()?)?;
     saved.state = container.state();
     entry.close_gate();
-    entry.save(&saved, &container)?;
+    entry.save(&saved, &spec, &container)?;
     match notify {
         Some(notify) => notify.wait(container.pidfd(), container.pid()).map(|()| 0),
         None => Ok(0),
@@ -244,14 +248,16 @@ fn start(global: &Global, words: Words) -> Result {
 fn run(global: &Global, words: Words) -> Result {
     let detach = words.has("detach");
     let watch = if detach { None } else { Some(console::watch_signals()?) };
-    let Made { mut container, entry, mut saved, links, mut notify } =
+    let Made { mut container, entry, mut saved, links, mut notify, spec } =
         Making::new(global, &words, detach)?.create(global, false)?;
     if !detach && !words.has("no-subreaper") {
         // What the container leaves behind is ours to reap, not the caller's.
         let _ = sys::process::set_subreaper();
     }
     let begin = || {
-        entry.save(&saved, &container)?;
+        // Written once, as what it is about to be: nobody else can start it, and if it fails to it goes away with this.
+        saved.state.started = true;
+        entry.save(&saved, &spec, &container)?;
         if let Some(notify) = &mut notify {
             notify.bind()?;
         }
@@ -260,8 +266,7 @@ fn run(global: &Global, words: Words) -> Result {
         let terminal = own.map(Terminal::new).transpose()?;
         write_pid(&words, container.pid())?;
         wait(&mut container.start()?)?;
-        saved.state = container.state();
-        entry.save(&saved, &container).map(|()| terminal)
+        Ok(terminal)
     };
     let terminal = match begin() {
         Ok(terminal) => terminal,

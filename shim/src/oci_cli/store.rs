@@ -143,9 +143,9 @@ impl Entry {
     }
 
     /// Writes the record of a container, whole or not at all.
-    pub(crate) fn save(&self, saved: &Saved, container: &Container) -> Result<(), Error> {
+    pub(crate) fn save(&self, saved: &Saved, spec: &Spec, container: &Container) -> Result<(), Error> {
         let refused = |source| Error::Record { id: self.id.clone(), source };
-        let mut document = super::libcontainer::state(saved, &self.spec()?, container);
+        let mut document = super::libcontainer::state(saved, spec, container);
         document["gantry"] = serde_json::to_value(saved).map_err(refused)?;
         let text = serde_json::to_vec(&document).map_err(refused)?;
         let directory = self.directory()?;
@@ -184,14 +184,27 @@ impl Entry {
 
     /// The container itself.
     pub(crate) fn open(&self) -> Result<(Container, Saved), Error> {
+        self.open_with_spec().map(|(container, saved, _)| (container, saved))
+    }
+
+    /// The container itself and the document that it was made from.
+    pub(crate) fn open_with_spec(&self) -> Result<(Container, Saved, Spec), Error> {
         let saved = self.saved()?;
         let host = HostFeatures::detect()?;
-        let container = Container::open(&saved.state, &self.spec()?, &host, self.open_gate())?;
-        Ok((container, saved))
+        let spec = self.spec()?;
+        let container = Container::open(&saved.state, &spec, &host, self.open_gate())?;
+        Ok((container, saved, spec))
     }
 
     /// Forgets the container.
     pub(crate) fn remove(&self) -> Result<(), Error> {
+        // What is always there first: mostly that is all, and nothing needs to be listed.
+        for name in [STATE, SPEC] {
+            let _ = rustix::fs::unlink(self.path.join(name));
+        }
+        if rustix::fs::rmdir(&self.path).is_ok() {
+            return Ok(());
+        }
         match std::fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(format!("removing {}", self.path.display()), error))
@@ -214,7 +227,8 @@ pub(crate) fn read_document(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 pub(crate) fn read_bounded(source: impl io::Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Room for a document of the usual size: one read, and one that finds the end.
+    let mut bytes = Vec::with_capacity(64 << 10);
     let most = if left_out(Defence::Documents) { 1 << 40 } else { oci::MAX_DOCUMENT_BYTES };
     let limit = u64::try_from(most).unwrap_or(u64::MAX - 1) + 1;
     io::Read::read_to_end(&mut source.take(limit), &mut bytes)?;
