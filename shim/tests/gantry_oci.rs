@@ -132,6 +132,20 @@ fn run_gives_output_and_exit_code() {
 }
 
 #[test]
+fn a_start_of_nothing_warns_and_ends_the_container() {
+    let Some(fixture) = Fixture::new("") else { return };
+    fixture.change(|spec| {
+        spec.as_object_mut().unwrap().remove("process");
+    });
+    fixture.create("c");
+    let output = fixture.run(&["start", "c"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("process: is required"), "{output:?}");
+    fixture.eventually("the end", || fixture.status("c") == "stopped");
+    fixture.ok(&["delete", "c"]);
+}
+
+#[test]
 fn a_life_in_many_processes() {
     let Some(fixture) = Fixture::new("sleep 1000") else { return };
     fixture.create("c");

@@ -266,6 +266,7 @@ impl Creating {
         gate: Option<Gate>,
     ) -> Result<Self, Error> {
         check_threads()?;
+        crate::lsm::label_mounts(&mut plan);
         let shared_root = SharedRoot::before(&plan)?;
         // On version 1 a process is moved into its cgroup afterwards, so the groups can be made while the child is
         // already at work; unless the script binds them.

@@ -135,7 +135,7 @@ pub(crate) fn failure(script: &Script, record: Record, text: &[u8]) -> Error {
             };
             Error::Hook { kind, index, problem: problem + &crate::hooks::shown(text) }
         }
-        Kind::NoProcess => Error::invalid("process", "is required to start the container"),
+        Kind::NoProcess => Error::NoProcess,
         Kind::Failed if record.errno == libc::EPERM && deadline_on_few(script, record.step) => Error::Child {
             stage: "unable to start container process: process.scheduler: process scheduler can't be used together \
                     with AllowedCPUs"

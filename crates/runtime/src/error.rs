@@ -45,6 +45,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The container was told to start and its document has no process; it has ended.
+    #[error("process: is required to start the container")]
+    NoProcess,
     /// The program to run cannot be run. The text has runc's form.
     #[error("unable to start container process: {problem}")]
     Program {
@@ -133,7 +136,7 @@ impl Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Invalid { .. } => Code::InvalidArgument,
+            Self::Invalid { .. } | Self::NoProcess => Code::InvalidArgument,
             Self::Unsupported { .. } | Self::CriuMissing => Code::Unimplemented,
             Self::Threads => Code::Internal,
             Self::Finished => Code::NotFound,

@@ -46,6 +46,12 @@ pub(crate) struct HookState {
 }
 
 impl HookState {
+    /// The document for a hook. A prestart hook reads `created`: runtime-spec 1.0 ran it at `start`, and what was written
+    /// for it then may insist on that.
+    fn of(&self, kind: &str, pid: u32) -> Vec<u8> {
+        if kind == "prestart" { self.with_status("created").document(pid) } else { self.document(pid) }
+    }
+
     /// The whole document, with the pid of the container's init.
     pub(crate) fn document(&self, pid: u32) -> Vec<u8> {
         [self.around_pid.0.as_slice(), pid.to_string().as_bytes(), self.around_pid.1.as_slice()].concat()
@@ -71,8 +77,8 @@ pub(crate) struct HookRunner {
     /// What is left, the next one last.
     left: Vec<(&'static str, Hook)>,
     index: usize,
-    state: Vec<u8>,
-    bundle: std::path::PathBuf,
+    state: HookState,
+    pid: u32,
     current: Option<Running>,
     /// Readable when the current hook has ended or its time is over.
     events: OwnedFd,
@@ -92,7 +98,7 @@ impl HookRunner {
         left.reverse();
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|errno| Error::host("making an event descriptor", errno))?;
-        Ok(Self { left, index: 0, state: state.document(pid), bundle: state.bundle.clone(), current: None, events })
+        Ok(Self { left, index: 0, state: state.clone(), pid, current: None, events })
     }
 
     pub(crate) fn poll_fd(&self) -> BorrowedFd<'_> {
@@ -142,10 +148,10 @@ impl HookRunner {
     fn start(&mut self, kind: &'static str, hook: &Hook) -> Result<(), Error> {
         let index = self.index;
         let problem = |error: std::io::Error| Error::Hook { kind, index, problem: error.to_string() };
-        let input = memory_file(&self.state).map_err(problem)?;
+        let input = memory_file(&self.state.of(kind, self.pid)).map_err(problem)?;
         let (errors, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| problem(errno.into()))?;
         rustix::io::ioctl_fionbio(&errors, true).map_err(|errno| problem(errno.into()))?;
-        let mut command = Command::new(hook.path()).cwd(&self.bundle);
+        let mut command = Command::new(hook.path()).cwd(&self.state.bundle);
         let arguments = hook.args().as_deref().unwrap_or_default();
         if let Some((name, rest)) = arguments.split_first() {
             command = command.arg0(name).args(rest);

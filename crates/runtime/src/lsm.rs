@@ -4,8 +4,8 @@ use std::ffi::CString;
 
 use rustix::fs::{CWD, StatVfsMountFlags};
 
-use crate::Error;
 use crate::child::Step;
+use crate::{Error, Plan};
 
 /// Labels that a document asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,11 +83,14 @@ impl Labels {
     }
 }
 
-/// Refuses a label for mounts where nothing could carry it.
-pub(crate) fn check_mount_label(label: Option<&str>) -> Result<(), Error> {
-    match label {
-        Some(_) if !has_selinux() => Err(Error::unsupported("linux.mountLabel", NO_SELINUX)),
-        _ => Ok(()),
+/// Gives the mounts of `plan` its label. Where no file has a label there is nothing to protect by it: a warning says so.
+/// The label of a process is different: who asks for it relies on being confined.
+pub(crate) fn label_mounts(plan: &mut Plan) {
+    let Some(label) = &plan.mount_label else { return };
+    if has_selinux() {
+        crate::plan::label_mounts(&mut plan.mounts, label);
+    } else {
+        plan.process.warnings.push(format!("ignoring linux.mountLabel {label:?}: {NO_SELINUX}"));
     }
 }
 

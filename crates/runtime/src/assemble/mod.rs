@@ -79,7 +79,6 @@ pub(crate) fn assemble(
     };
     steps.extend(inside(HookKind::CreateContainer, &plan.hooks.create_container)?.into_iter().map(Step::Hook));
     steps.extend(late_read_only);
-    crate::lsm::check_mount_label(plan.mount_label.as_deref())?;
     close_root(plan, &mut admission, steps)?;
     let mut process = process(&plan.process, host, stdio)?;
     process.start_hooks = inside(HookKind::StartContainer, &plan.hooks.start_container)?;

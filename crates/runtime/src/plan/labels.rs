@@ -20,8 +20,7 @@ pub(crate) fn mount_label(linux: Option<&Linux>) -> Result<Option<String>, Error
 }
 
 /// Adds the label to each mount of a new file system that does not bring its own. What is bound keeps its labels.
-pub(crate) fn label_mounts(mounts: &mut [MountPlan], label: Option<&str>) {
-    let Some(label) = label else { return };
+pub(crate) fn label_mounts(mounts: &mut [MountPlan], label: &str) {
     for mount in mounts {
         let MountKind::Filesystem(kind, _) = &mount.kind else { continue };
         let own = mount.options.data.iter().any(|option| option.starts_with("context="));

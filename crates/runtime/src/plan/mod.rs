@@ -18,6 +18,7 @@ use sys::clone::flags;
 
 use crate::netdev::{self, Wanted};
 use crate::{Error, HostFeatures};
+pub(crate) use labels::label_mounts;
 pub(crate) use mounts::{DevicePlan, MountKind, MountPlan, fold_path, is_namespaced};
 pub(crate) use process::ProcessPlan;
 pub(crate) use resources::device_rules;
@@ -132,9 +133,7 @@ impl Plan {
         process.preserve_fds = options.preserve_fds;
         process.tuning.add_container(linux)?;
         let root_path = options.bundle.join(root.path());
-        let mut mounts = mounts::plan(spec, &options.bundle, &root_path)?;
-        let mount_label = labels::mount_label(linux)?;
-        labels::label_mounts(&mut mounts, mount_label.as_deref());
+        let mounts = mounts::plan(spec, &options.bundle, &root_path)?;
         process.warnings.extend(mounts::warnings(&mounts));
         restrict(linux, &spaces)?;
         let fill_dev = !mounts.iter().any(|mount| mount.target.as_bytes() == b"dev" && mount.is_bind());
@@ -168,7 +167,7 @@ impl Plan {
             resources: limits,
             net_devices: net_devices(linux, &spaces)?,
             resctrl: crate::resctrl::Wanted::new(linux)?,
-            mount_label,
+            mount_label: labels::mount_label(linux)?,
             mounts,
             spaces,
             process,

@@ -162,7 +162,7 @@ fn an_empty_destination_or_absurd_text_never_panics() {
 
 #[test]
 fn a_label_reaches_the_mounts_that_carry_one() {
-    let plan = plan(|spec| {
+    let mut plan = plan(|spec| {
         spec["linux"]["mountLabel"] = json!("a:b:c:s0:c1,c2");
         spec["mounts"].as_array_mut().unwrap().extend([
             json!({"destination": "/own", "type": "tmpfs", "source": "t", "options": ["context=x"]}),
@@ -171,6 +171,7 @@ fn a_label_reaches_the_mounts_that_carry_one() {
     })
     .unwrap();
     assert_eq!(plan.mount_label.as_deref(), Some("a:b:c:s0:c1,c2"));
+    label_mounts(&mut plan.mounts, "a:b:c:s0:c1,c2");
     for mount in &plan.mounts {
         let labels: Vec<&String> = mount.options.data.iter().filter(|option| option.starts_with("context=")).collect();
         let want: &[&str] = match mount.destination.to_str().unwrap() {

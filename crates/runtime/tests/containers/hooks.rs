@@ -50,7 +50,7 @@ fn order() {
         assert_eq!(value, "from-env");
         let state: Value = serde_json::from_str(state).unwrap();
         let status = match kind {
-            "startContainer" => "created",
+            "prestart" | "startContainer" => "created",
             "poststart" => "running",
             "poststop" => "stopped",
             _ => "creating",

@@ -26,7 +26,7 @@ const SUITES: &[(&str, &str, &str)] = &[
     (
         "runtime-tools",
         "a checkout of opencontainers/runtime-tools",
-        "its validation programs [--runtime PATH] [PROGRAM...]",
+        "its validation programs [--runtime PATH] [--without-v2] [PROGRAM...]",
     ),
     (
         "cgroups",

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 pub(super) struct Room {
     name: String,
     hierarchies: Vec<Hierarchy>,
+    without_v2: bool,
 }
 
 /// A mounted hierarchy of cgroups.
@@ -19,7 +20,8 @@ struct Hierarchy {
     options: String,
 }
 
-/// Enters the subtree and shows it as the root. Words: the mounts as `place kind options`, then the command.
+/// Enters the subtree and shows it as the root. Words: the mounts as `place kind options`, then the command; the
+/// kind `none` stays unmounted.
 const ENTER: &str = r#"
 set -e
 room=$1 count=$2; shift 2
@@ -33,19 +35,21 @@ index=$((count - 1)); while [ $index -ge 0 ]; do
     eval "place=\${$((index * 3 + 1))}"; umount "$place"; index=$((index - 1))
 done
 while [ $count -gt 0 ]; do
-    if [ -n "$3" ]; then mount -t "$2" -o "$3" "$2" "$1"; else mount -t "$2" "$2" "$1"; fi
+    if [ "$2" = none ]; then :; elif [ -n "$3" ]; then mount -t "$2" -o "$3" "$2" "$1"; else mount -t "$2" "$2" "$1"; fi
     shift 3; count=$((count - 1))
 done
 exec "$@"' sh "$count" "$@"
 "#;
 
 impl Room {
-    /// Makes the subtree.
-    pub(super) fn new(suite: &str) -> Result<Self> {
+    /// Makes the subtree. On a host with both versions of cgroups version 2 can be left out, for runtimes that
+    /// refuse to work beside it (crun, if it has controllers).
+    pub(super) fn new(suite: &str, without_v2: bool) -> Result<Self> {
         let name = format!("gantry-suite-{suite}-{}", std::process::id());
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts of this process")?;
         let hierarchies: Vec<Hierarchy> = mounts.lines().filter_map(hierarchy).collect();
-        let room = Self { name, hierarchies };
+        let hybrid = hierarchies.iter().any(|hierarchy| hierarchy.kind == "cgroup");
+        let room = Self { name, hierarchies, without_v2: without_v2 && hybrid };
         for hierarchy in &room.hierarchies {
             let directory = hierarchy.place.join(&room.name);
             fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
@@ -67,7 +71,9 @@ impl Room {
         let mut command = Command::new("sh");
         command.args(["-c", ENTER, "sh", &self.name]).arg(self.hierarchies.len().to_string());
         for hierarchy in &self.hierarchies {
-            command.arg(&hierarchy.place).args([&hierarchy.kind, &hierarchy.options]);
+            let left_out = self.without_v2 && hierarchy.kind == "cgroup2";
+            let kind = if left_out { "none" } else { &hierarchy.kind };
+            command.arg(&hierarchy.place).args([kind, &hierarchy.options]);
         }
         command.arg(program);
         command

@@ -136,7 +136,7 @@ fn run_all(scratch: &Path, only: &[&str]) -> Result<BTreeMap<(String, String), O
     if let Some(unknown) = only.iter().find(|name| !files.iter().any(|file| file == *name)) {
         bail!("no file {unknown}.bats in the suite");
     }
-    let room = Room::new("runc-bats")?;
+    let room = Room::new("runc-bats", false)?;
     let mut results = BTreeMap::new();
     for file in files.iter().filter(|file| only.is_empty() || only.contains(&file.as_str())) {
         for (name, outcome) in run_file(scratch, &room, file)? {

@@ -11,10 +11,17 @@ use crate::{dist, root, run};
 /// Longer than any of them takes.
 const TIMEOUT_SECONDS: &str = "120";
 
+const WITHOUT_V2: &str = "--without-v2";
+
 /// Runs the validation programs of opencontainers/runtime-tools in `directory`, a checkout, with our gantry-oci; every
 /// program that is not clean must have its reason in the skip file, and none that is clean may. With another `runtime`
-/// only the results are printed. `only` names programs; empty means all.
-pub(super) fn runtime_tools(directory: &Path, runtime: Option<&str>, only: &[&str]) -> Result<()> {
+/// only the results are printed. `words` are `--without-v2` (see [`Room::new`]) and names of programs; none means all.
+pub(super) fn runtime_tools(directory: &Path, runtime: Option<&str>, words: &[&str]) -> Result<()> {
+    let (options, only): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with("--"));
+    if let Some(option) = options.iter().find(|option| **option != WITHOUT_V2) {
+        bail!("no option {option:?}");
+    }
+    let without_v2 = !options.is_empty();
     let directory = fs::canonicalize(directory).with_context(|| format!("find {}", directory.display()))?;
     let programs = programs(&directory)?;
     let chosen: Vec<&String> =
@@ -32,7 +39,8 @@ pub(super) fn runtime_tools(directory: &Path, runtime: Option<&str>, only: &[&st
     };
     let scratch = std::env::temp_dir().join(format!("gantry-runtime-tools-{}", std::process::id()));
     fs::create_dir_all(scratch.join("tmp"))?;
-    let results = run_all(&directory, &binary, &scratch, &chosen);
+    let results =
+        Room::new("runtime-tools", without_v2).and_then(|room| run_all(&room, &directory, &binary, &scratch, &chosen));
     fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
     let results = results?;
     let clean = results.values().filter(|result| result.is_clean()).count();
@@ -58,14 +66,19 @@ fn program(directory: &Path, name: &str) -> PathBuf {
     directory.join("validation").join(name).join(format!("{name}.t"))
 }
 
-fn run_all(directory: &Path, binary: &Path, scratch: &Path, names: &[&String]) -> Result<BTreeMap<String, Outcome>> {
+fn run_all(
+    room: &Room,
+    directory: &Path,
+    binary: &Path,
+    scratch: &Path,
+    names: &[&String],
+) -> Result<BTreeMap<String, Outcome>> {
     use std::os::unix::fs::PermissionsExt as _;
     // The suite takes a path and no options; containers of others are nothing to it.
     let wrapper = scratch.join("runtime");
     let script = format!("#!/bin/sh\nexec '{}' --root '{}/containers' \"$@\"\n", binary.display(), scratch.display());
     fs::write(&wrapper, script)?;
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-    let room = Room::new("runtime-tools")?;
     let mut results = BTreeMap::new();
     for name in names {
         let output = room
