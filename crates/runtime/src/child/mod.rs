@@ -22,7 +22,7 @@ mod step;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 pub(crate) use netdev::{REQUEST_BYTES, outcome};
 use rustix::io::Errno;
@@ -81,6 +81,9 @@ pub(crate) enum Kind {
 
 /// Hierarchies of cgroup version 1 that a process can be sent into at once; the kernel has fewer controllers.
 pub(crate) const ENTRANCES_MAX: usize = 32;
+
+/// With fewer descriptors than this, those of mounts are in the way.
+const FEW_DESCRIPTORS: u64 = 256;
 
 pub(crate) const RECORD_BYTES: usize = 16;
 /// A record with the longest text that may follow it; a pipe takes as much in one piece.
@@ -284,12 +287,32 @@ impl Child<'_> {
     /// Raising needs CAP_SYS_RESOURCE, which the host may lack.
     fn set_limits(&self, limits: &[(Resource, Rlimit)], vital: bool) -> Result<(), Errno> {
         for (resource, limit) in limits {
+            if *resource == Resource::Nofile && limit.current.is_some_and(|number| number < FEW_DESCRIPTORS) {
+                self.close_mounts();
+            }
             match rustix::process::setrlimit(*resource, *limit) {
                 Err(errno @ Errno::PERM) if !vital => self.warn(errno),
                 result => result?,
             }
         }
         Ok(())
+    }
+
+    /// Closes the mounts that the parent made, which are attached by now: under a small limit they would leave no
+    /// number for what is still to be opened.
+    fn close_mounts(&self) {
+        for step in &self.script.steps {
+            if let Step::Mount(mount) = step
+                && let What::Detached(tree) = &mount.what
+            {
+                // SAFETY: nothing uses the descriptor after its step, and this process never drops the script: it
+                // executes the program or exits.
+                #[expect(unsafe_code, reason = "the script owns the descriptor and is shared")]
+                unsafe {
+                    rustix::io::close(tree.as_raw_fd());
+                }
+            }
+        }
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
