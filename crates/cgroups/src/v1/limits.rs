@@ -24,7 +24,7 @@ pub(crate) fn plan(resources: &LinuxResources, now: &Now) -> Result<Vec<Write>> 
     if let Some(unified) = resources.unified()
         && let Some(name) = unified.keys().next()
     {
-        let reason = "can't be set: unified resources need cgroup version 2".to_owned();
+        let reason = "can't be set: invalid configuration: unified resources need cgroup version 2".to_owned();
         return Err(crate::Error::Unified { file: name.chars().take(200).collect(), reason });
     }
     if let Some(cpu) = resources.cpu() {
@@ -312,7 +312,8 @@ mod tests {
             assert!(matches!(planned(document, &now).unwrap_err(), crate::Error::Limit { .. }), "{document}");
         }
         let unified = planned(r#"{"unified":{"memory.high":"1"}}"#, &now).unwrap_err();
-        let text = r#"unified resource "memory.high" can't be set: unified resources need cgroup version 2"#;
+        let text = "unified resource \"memory.high\" can't be set: invalid configuration: unified resources need cgroup \
+                    version 2";
         assert_eq!(unified.to_string(), text);
     }
 }

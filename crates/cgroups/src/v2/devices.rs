@@ -46,7 +46,10 @@ impl Rule {
         let (Ok(major), Ok(minor)) = (number(rule.major()), number(rule.minor())) else {
             return refuse("a device number is out of range");
         };
-        let Some(access) = Self::access_bits(rule.access().as_deref().unwrap_or_default()) else {
+        let letters = rule.access().as_deref().unwrap_or_default();
+        // Documents exist that deny with `a` for all access; runc takes them. It grants nothing.
+        let letters = if rule.allow() { letters.to_owned() } else { letters.replace('a', "rwm") };
+        let Some(access) = Self::access_bits(&letters) else {
             return refuse("access is written with the letters r, w and m");
         };
         // Nothing named is everything meant.
