@@ -248,13 +248,23 @@ fn hierarchies(controllers: &[(String, PathBuf)]) -> Vec<(Vec<String>, &Path)> {
 }
 
 /// A new cpuset group has no processors and no memory nodes, and refuses processes, until it is given some: those of
-/// its parent.
+/// its parent, who may be as new, made by somebody else.
 fn inherit(parent: &Path, child: &Path) -> sys::Result<()> {
-    let (parent, child) = (Dir::open(parent.to_owned())?, Dir::open(child.to_owned())?);
+    let (from, to) = (Dir::open(parent.to_owned())?, Dir::open(child.to_owned())?);
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if sys::fs::read_small(&child, file)?.trim().is_empty() {
-            child.try_write(file, sys::fs::read_small(&parent, file)?.trim())?;
+        if !sys::fs::read_small(&to, file)?.trim().is_empty() {
+            continue;
         }
+        let mut value = sys::fs::read_small(&from, file)?;
+        if value.trim().is_empty()
+            && let Some(above) = parent.parent()
+            // Above the hierarchy there is nothing to inherit: the kernel then refuses the process.
+            && above.join(file).exists()
+        {
+            inherit(above, parent)?;
+            value = sys::fs::read_small(&from, file)?;
+        }
+        to.try_write(file, value.trim())?;
     }
     Ok(())
 }
@@ -300,6 +310,13 @@ mod tests {
         inherit(top.path(), &top.path().join("child")).unwrap();
         let read = |path: &str| std::fs::read_to_string(top.path().join(path)).unwrap();
         assert_eq!((read("child/cpuset.cpus"), read("child/cpuset.mems")), ("0-3".to_owned(), "1\n".to_owned()));
+        // Somebody made the parent, and gave it nothing.
+        std::fs::create_dir_all(top.path().join("pod/child")).unwrap();
+        for file in ["pod/cpuset.cpus", "pod/cpuset.mems", "pod/child/cpuset.cpus", "pod/child/cpuset.mems"] {
+            write(file, "\n");
+        }
+        inherit(&top.path().join("pod"), &top.path().join("pod/child")).unwrap();
+        assert_eq!((read("pod/cpuset.cpus"), read("pod/child/cpuset.mems")), ("0-3".to_owned(), "0".to_owned()));
     }
 
     #[test]
