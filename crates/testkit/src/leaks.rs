@@ -50,6 +50,18 @@ impl Leaks {
         }
     }
 
+    /// Removes what stands for the scenario's cgroup where no hierarchy is mounted: podman makes ordinary directories and
+    /// files below `/sys/fs/cgroup` for the controllers of cgroup v1 that the host lacks.
+    pub fn remove_stand_ins(&self) {
+        let mounted = hierarchies();
+        for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || mounted.contains(&entry.path()) {
+                continue;
+            }
+            let _ = fs::remove_dir_all(entry.path().join(self.cgroup.trim_start_matches('/')));
+        }
+    }
+
     /// Cgroups strictly below the scenario's own one.
     fn cgroups(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();

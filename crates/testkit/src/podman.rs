@@ -113,6 +113,7 @@ impl Drop for Podman {
             eventually("nothing of podman is left behind", left);
         }
         self.leaks.remove_own_cgroup();
+        self.leaks.remove_stand_ins();
     }
 }
 
