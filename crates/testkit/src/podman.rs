@@ -65,9 +65,14 @@ impl Podman {
         words
     }
 
-    /// The words of `podman run` (or `create`) in the scenario's cgroup and without a network.
+    /// The words of `podman run` (or `create`) in the scenario's cgroup and without a network. Limits are the host's if the
+    /// flags name none: podman's own may exceed what a root without CAP_SYS_RESOURCE can set, and the runtime's warning may
+    /// then join what the container says.
     pub fn run_words<'a>(&'a self, flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
         let mut words = vec!["run", "--network", "none", "--cgroup-parent", self.cgroup.as_str()];
+        if !flags.contains(&"--ulimit") {
+            words.extend(["--ulimit", "host"]);
+        }
         words.extend_from_slice(flags);
         words.push(ENGINE_IMAGE);
         words.extend_from_slice(command);
