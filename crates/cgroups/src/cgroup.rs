@@ -238,7 +238,7 @@ impl Cgroup {
     pub fn join_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.version {
             Version::V1(_) => None,
-            Version::V2(group) => sys::features().clone_into_cgroup.then(|| group.fd()),
+            Version::V2(group) => group.fd().filter(|_| sys::features().clone_into_cgroup),
         }
     }
 
@@ -331,6 +331,26 @@ impl Cgroup {
         match &self.version {
             Version::V1(group) => group.processes(),
             Version::V2(group) => group.processes(),
+        }
+    }
+
+    /// The same group by its path: nothing is asked of the kernel before something is done with it.
+    #[must_use]
+    pub fn by_path(&self) -> Self {
+        let version = match &self.version {
+            Version::V1(group) => Version::V1(group.by_path()),
+            Version::V2(group) => Version::V2(group.by_path()),
+        };
+        Self { path: self.path.clone(), version, unit: self.unit.clone() }
+    }
+
+    /// Removes the group if no process is in it and no group below; false if it has to be done by [`Cgroup::delete`],
+    /// as always for a scope. A group that is gone is fine.
+    pub fn delete_empty(&self) -> Result<bool> {
+        match &self.version {
+            _ if self.unit.is_some() => Ok(false),
+            Version::V1(group) => group.delete_empty(),
+            Version::V2(group) => group.delete_empty(),
         }
     }
 

@@ -21,7 +21,7 @@ impl OomWatch {
         let register = || {
             let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let control = rustix::fs::openat(memory, "memory.oom_control", flags, Mode::empty())?;
+            let control = rustix::fs::openat(memory.fd()?, "memory.oom_control", flags, Mode::empty())?;
             memory.try_write("cgroup.event_control", &format!("{} {}", fd.as_raw_fd(), control.as_raw_fd()))?;
             Ok(Self { fd })
         };
@@ -32,7 +32,7 @@ impl OomWatch {
     pub(crate) fn v2(group: &Dir) -> Result<Self> {
         let register = || {
             let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-            let events = format!("{}/memory.events", sys::fs::proc_path(group.as_fd()));
+            let events = format!("{}/memory.events", sys::fs::proc_path(group.fd()?));
             inotify::add_watch(&fd, events, inotify::WatchFlags::MODIFY)?;
             Ok(Self { fd })
         };

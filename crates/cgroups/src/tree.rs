@@ -82,7 +82,8 @@ pub(crate) fn processes(dir: &Dir) -> Result<BTreeSet<u32>> {
     if !dir.exists() {
         return Err(Error::Gone { path: dir.shown() });
     }
-    walk(dir.as_fd(), read, |_, _| Ok(())).map_err(|source| dir.read_error("cgroup.procs", source))?;
+    let walked = dir.fd().and_then(|top| walk(top, read, |_, _| Ok(())));
+    walked.map_err(|source| dir.read_error("cgroup.procs", source))?;
     Ok(pids)
 }
 
@@ -136,6 +137,15 @@ pub(crate) fn delete(dir: &Dir, deadline: Instant) -> Result<()> {
     }
 }
 
+/// Removes the group if nothing is in it or below; false if something is. One that is gone is fine.
+pub(crate) fn delete_empty(dir: &Dir) -> Result<bool> {
+    match rustix::fs::unlinkat(CWD, dir.location(), AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(true),
+        Err(Errno::BUSY | Errno::NOTEMPTY) => Ok(false),
+        Err(source) => Err(Error::Delete { path: dir.shown(), source }),
+    }
+}
+
 fn delete_once(dir: &Dir) -> sys::Result<()> {
     // The plain case first: nothing below.
     match rustix::fs::unlinkat(CWD, dir.location(), AtFlags::REMOVEDIR) {
@@ -144,7 +154,7 @@ fn delete_once(dir: &Dir) -> sys::Result<()> {
         result => return result,
     }
     walk(
-        dir.as_fd(),
+        dir.fd()?,
         |_| Ok(()),
         |parent, name| match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Err(Errno::NOENT | Errno::NODEV) => Ok(()),
@@ -158,7 +168,8 @@ fn delete_once(dir: &Dir) -> sys::Result<()> {
 /// that works without a helper program, so there the pause is all there is.
 fn wait_for_change(dir: &Dir, pause: Duration) {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let events: Option<OwnedFd> = rustix::fs::openat(dir, "cgroup.events", flags, Mode::empty()).ok();
+    let events: Option<OwnedFd> =
+        dir.fd().and_then(|dir| rustix::fs::openat(dir, "cgroup.events", flags, Mode::empty())).ok();
     match &events {
         Some(events) => {
             // Reading arms the notice; what is read does not matter, the removal is tried again either way.

@@ -419,13 +419,18 @@ impl Container {
         if status != Status::Stopped {
             let _ = self.kill(libc::SIGKILL);
         }
+        // Mostly nobody is left.
+        let failed = |source| self.cgroup_error("removing", source);
+        if status == Status::Stopped && self.cgroup.delete_empty().map_err(failed)? {
+            return Deleting::new(self, true);
+        }
         // Processes that joined from outside of the pid namespace, or all of them where there is none.
         gone_is_fine(self.cgroup.kill_all()).map_err(|source| self.cgroup_error("killing", source))?;
         if status == Status::Paused {
             // cgroup v1: a frozen process dies when it is thawed.
             let _ = self.cgroup.thaw();
         }
-        Deleting::new(self)
+        Deleting::new(self, false)
     }
 
     /// What [`Container::open`] needs.

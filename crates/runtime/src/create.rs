@@ -37,6 +37,8 @@ struct Admission {
     gid_map: String,
     /// Whether the process was born in its cgroup.
     born_in_cgroup: bool,
+    /// Whether it waits to be told to go on.
+    awaited: bool,
     /// The network namespace that devices move into, if it is one that exists already.
     network: Option<OwnedFd>,
 }
@@ -107,8 +109,8 @@ pub(crate) fn check_threads() -> Result<(), Error> {
 
 impl Cloned {
     /// Clones a process that runs `script`.
+    /// To be called in a process of one thread: [`check_threads`].
     pub(crate) fn start(mut script: Script, clone_flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Self, Error> {
-        check_threads()?;
         if !left_out(Defence::Program) {
             script.own_program = OwnProgram::open().ok();
         }
@@ -116,7 +118,7 @@ impl Cloned {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| Error::host("making a socket pair", errno))?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| Error::host("preparing a socket", errno))?;
-        // SAFETY: this process has one thread, as just checked; the child runs nothing but the script, which ends in
+        // SAFETY: this process has one thread, as the caller has checked; the child runs nothing but the script, which ends in
         // an exec or _exit.
         #[expect(unsafe_code, reason = "the one place where a container's process comes to be")]
         let forked = unsafe { sys::clone::fork(clone_flags, cgroup) };
@@ -271,25 +273,34 @@ impl Creating {
         // On version 1 a process is moved into its cgroup afterwards, so the groups can be made while the child is
         // already at work; unless the script binds them.
         let late = !host.cgroups.is_v2() && !plan.binds_cgroup() && plan.scope.is_none();
-        let mut guard = if late { CgroupGuard::default() } else { CgroupGuard::create(&plan, host)? };
+        let mut guard = if late { CgroupGuard::default() } else { CgroupGuard::make(&plan, host)? };
         if let Some(cgroup) = &guard.made {
             // A scope is where its systemd has put it.
             plan.cgroup = cgroup.path().clone();
         }
         let gated = gate.is_some();
         let resctrl = plan.resctrl.as_ref().map(crate::resctrl::Wanted::root).transpose()?;
-        let Assembled { script, clone_flags, network } = assemble(&plan, host, rootfs, io, gate)?;
         let born = sys::features().clone_into_cgroup && may_be_born_in_cgroup(&plan) && !left_out(Defence::Cgroup);
         let join = if born { guard.made.as_ref().and_then(cgroups::Cgroup::join_fd) } else { None };
+        let born_in_cgroup = join.is_some();
+        let Assembled { script, clone_flags, network, awaits_admission } =
+            assemble(&plan, host, rootfs, io, gate, born_in_cgroup)?;
         let admission = Admission {
             uid_map: plan.spaces.uid_map.clone(),
             gid_map: plan.spaces.gid_map.clone(),
-            born_in_cgroup: join.is_some(),
+            born_in_cgroup,
+            awaited: awaits_admission,
             network,
         };
+        if !late && !born_in_cgroup {
+            guard.limit(&plan)?;
+        }
         let process = Cloned::start(script, clone_flags, join)?;
         if late {
             guard = CgroupGuard::create(&plan, host)?;
+        } else if born_in_cgroup {
+            // Meanwhile the child sets itself up. It is not told to go on, and not started, before its limits hold.
+            guard.limit(&plan)?;
         }
         let hook_state = HookState { around_pid: state_around_pid(&plan, "creating"), bundle: plan.bundle.clone() };
         let host = if guard.refused { host.without_cgroups() } else { host.clone() };
@@ -346,6 +357,9 @@ impl Creating {
                 .as_ref()
                 .map_or(Target::Process(self.process.pid), |file| Target::Namespace(file.as_fd()));
             crate::netdev::move_to(device, target)?;
+        }
+        if !admission.awaited {
+            return Ok(());
         }
         let outside = admission.born_in_cgroup || left_out(Defence::Cgroup);
         self.process.admit(self.cgroup.as_ref().filter(|_| !outside))
@@ -498,7 +512,15 @@ pub(crate) struct CgroupGuard {
 }
 
 impl CgroupGuard {
+    /// Makes the cgroup and sets its limits.
     pub(crate) fn create(plan: &Plan, host: &HostFeatures) -> Result<Self, Error> {
+        let guard = Self::make(plan, host)?;
+        guard.limit(plan)?;
+        Ok(guard)
+    }
+
+    /// Makes the cgroup.
+    fn make(plan: &Plan, host: &HostFeatures) -> Result<Self, Error> {
         let failed = |operation: &str| {
             let operation = format!("{operation} cgroup {}", plan.cgroup);
             move |source| Error::Cgroup { operation, source }
@@ -525,13 +547,23 @@ impl CgroupGuard {
         if plan.scope.is_none() && cgroup.existed() {
             refuse_in_use(&cgroup)?;
         }
-        let cgroup = guard.made.insert(cgroup);
+        guard.made = Some(cgroup);
+        Ok(guard)
+    }
+
+    /// Sets its limits.
+    fn limit(&self, plan: &Plan) -> Result<(), Error> {
+        let Some(cgroup) = self.made.as_ref().filter(|_| !self.refused) else { return Ok(()) };
+        let failed = |operation: &str| {
+            let operation = format!("{operation} cgroup {}", cgroup.path());
+            move |source| Error::Cgroup { operation, source }
+        };
         cgroup.apply(&plan.resources).map_err(failed("setting the limits of"))?;
         cgroup.apply_devices(&plan.device_rules).map_err(failed("setting the devices of"))?;
         if let Some(owner) = plan.cgroup_owner {
             cgroup.delegate(rustix::fs::Uid::from_raw(owner)).map_err(failed("delegating"))?;
         }
-        Ok(guard)
+        Ok(())
     }
 
     pub(crate) fn into_inner(mut self) -> (Option<cgroups::Cgroup>, Option<Cloned>) {

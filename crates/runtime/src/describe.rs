@@ -40,6 +40,7 @@ fn text(step: &Step) -> String {
         Step::Root(_) | Step::OwnRoot => "attaching the root file system".to_owned(),
         Step::Mount(mount) => format!("error mounting {}", mount.shown),
         Step::ReadOnlyMount { path: at } => format!("making the mount at {} read-only", path(at)),
+        Step::Seal { path: at, .. } => format!("setting the attributes of the mounts at {}", path(at)),
         Step::Devices { parent, .. } => format!("making devices in {}", path(parent)),
         Step::Links { parent, .. } => format!("making links in {}", path(parent)),
         Step::Console(_) => "making the console".to_owned(),

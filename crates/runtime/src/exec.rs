@@ -9,7 +9,7 @@ use sys::undefended::{Defence, left_out};
 
 use crate::child::{Script, Step};
 use crate::container::{ended, identity};
-use crate::create::{Cloned, Said};
+use crate::create::{Cloned, Said, check_threads};
 use crate::operations::hear_exec;
 use crate::plan::ProcessPlan;
 use crate::{Container, Error, HostFeatures, Operation, ProcessIo, assemble};
@@ -146,6 +146,7 @@ impl Execing {
         let (stdio, console) = assemble::exec_stdio(io, plan.console_size)?;
         let mut program = assemble::process(&plan, host, stdio)?;
         program.at_once = true;
+        program.same_ids &= remains.spaces & flags::NEWUSER == 0;
         let script = Self::script(container, &plan, console.map(Step::Console), program)?;
         let below = open_below(container, &options.cgroups)?;
         let group = below.as_ref().unwrap_or(&container.cgroup);
@@ -155,6 +156,7 @@ impl Execing {
         let join = if born_inside { group.join_fd() } else { None };
         let duplicate = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3)
             .map_err(|errno| Error::host("copying a pidfd", errno))?;
+        check_threads()?;
         let mut process = Cloned::start(script, 0, join)?;
         process.warnings = plan.warnings;
         let limits = if remains.spaces & flags::NEWUSER != 0 { plan.limits } else { Vec::new() };

@@ -24,7 +24,14 @@ pub struct HostFeatures {
     pub(crate) descriptor_limit: u32,
     /// Device and inode of the running program.
     pub(crate) own_program: (u64, u64),
+    /// Whether all ids of this process are root's.
+    pub(crate) root_ids: bool,
+    /// Whether the limit of descriptors is so small that none may stay open that is done with.
+    pub(crate) few_descriptors: bool,
 }
+
+/// More than a container's birth ever has open.
+const MANY_DESCRIPTORS: u64 = 512;
 
 const SYS_ADMIN: u32 = 21;
 const SYS_RESOURCE: u32 = 24;
@@ -54,6 +61,11 @@ impl HostFeatures {
             kcore: std::path::Path::new("/proc/kcore").exists(),
             descriptor_limit: if sys::features().close_range { 0 } else { descriptor_limit() },
             own_program: (program.dev(), program.ino()),
+            root_ids: sys::process::has_root_ids(),
+            few_descriptors: {
+                let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+                limit.is_some_and(|limit| limit < MANY_DESCRIPTORS)
+            },
         })
     }
 }

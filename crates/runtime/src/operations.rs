@@ -110,47 +110,73 @@ impl Operation for Starting {
 pub struct Deleting {
     cgroup: Option<cgroups::Cgroup>,
     resctrl_groups: Vec<std::path::PathBuf>,
-    init: OwnedFd,
+    /// Whose end is waited for.
+    init: Option<OwnedFd>,
     shared_root: Option<SharedRoot>,
     hooks: Option<HookRunner>,
-    events: OwnedFd,
+    /// `None`: there is nothing to wait for.
+    events: Option<OwnedFd>,
 }
 
 impl Deleting {
-    pub(crate) fn new(container: &Container) -> Result<Self, Error> {
-        let failed = |errno| Error::host("making an event descriptor", errno);
+    /// `cgroup_gone`: the container's cgroup was removed just now.
+    pub(crate) fn new(container: &Container, cgroup_gone: bool) -> Result<Self, Error> {
         let remains = &container.remains;
-        let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        let hooks = if remains.poststop.is_empty() {
-            None
-        } else {
+        let cgroup = if cgroup_gone { None } else { open_cgroup(container)? };
+        let mut deleting = Self {
+            init: None,
+            cgroup,
+            resctrl_groups: remains.resctrl_groups.clone(),
+            shared_root: remains.shared_root.clone(),
+            hooks: None,
+            events: None,
+        };
+        if deleting.cgroup.is_none() {
+            // Nobody is left to wait for.
+            deleting.clean_up()?;
+        }
+        let failed = |errno| Error::host("making an event descriptor", errno);
+        if !remains.poststop.is_empty() {
             let state = remains.hook_state.with_status("stopped");
-            let hooks = HookRunner::new(&remains.poststop, &state, container.pid())?;
+            deleting.hooks = Some(HookRunner::new(&remains.poststop, &state, container.pid())?);
+        }
+        if deleting.cgroup.is_none() && deleting.hooks.is_none() {
+            return Ok(deleting);
+        }
+        let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        if let Some(hooks) = &deleting.hooks {
             epoll::add(&events, hooks.poll_fd(), epoll::EventData::new_u64(1), epoll::EventFlags::IN)
                 .map_err(failed)?;
-            Some(hooks)
-        };
-        let init = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3).map_err(failed)?;
-        epoll::add(&events, &init, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
-        let cgroup = cgroups::Cgroup::open(&container.host.cgroups, container.cgroup.path());
-        let unit = container.cgroup.unit().cloned();
-        let cgroup = match cgroup {
-            Ok(cgroup) => Some(cgroup.in_unit(unit)),
-            Err(cgroups::Error::Gone { .. }) => {
-                // systemd removes the group at the end of the last process; the unit may be left as failed.
-                if let Some(unit) = unit {
-                    unit.stop().map_err(|source| container.cgroup_error("removing the scope of", source))?;
-                }
-                None
-            }
-            Err(source) => return Err(container.cgroup_error("opening", source)),
-        };
-        let shared_root = remains.shared_root.clone();
-        if let (None, Some(root)) = (&cgroup, &shared_root) {
-            // Without a cgroup nobody is left to wait for.
+        }
+        if deleting.cgroup.is_some() {
+            let init = rustix::io::fcntl_dupfd_cloexec(&container.pidfd, 3).map_err(failed)?;
+            epoll::add(&events, &init, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(failed)?;
+            deleting.init = Some(init);
+        }
+        deleting.events = Some(events);
+        Ok(deleting)
+    }
+
+    /// What goes when the last process is gone.
+    fn clean_up(&mut self) -> Result<(), Error> {
+        if let Some(root) = self.shared_root.take() {
             root.unmount();
         }
-        Ok(Self { cgroup, resctrl_groups: remains.resctrl_groups.clone(), init, shared_root, hooks, events })
+        crate::resctrl::remove(&self.resctrl_groups)
+    }
+}
+
+/// The cgroup to remove; nothing if it is gone.
+fn open_cgroup(container: &Container) -> Result<Option<cgroups::Cgroup>, Error> {
+    let Some(unit) = container.cgroup.unit() else { return Ok(Some(container.cgroup.by_path())) };
+    match cgroups::Cgroup::open(&container.host.cgroups, container.cgroup.path()) {
+        Ok(cgroup) => Ok(Some(cgroup.in_unit(Some(unit.clone())))),
+        Err(cgroups::Error::Gone { .. }) => {
+            // systemd removes the group at the end of the last process; the unit may be left as failed.
+            unit.stop().map_err(|source| container.cgroup_error("removing the scope of", source))?;
+            Ok(None)
+        }
+        Err(source) => Err(container.cgroup_error("opening", source)),
     }
 }
 
@@ -158,24 +184,23 @@ impl Operation for Deleting {
     type Output = ();
 
     fn poll_fd(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
+        self.events.as_ref().map_or(rustix::fs::CWD, AsFd::as_fd)
     }
 
     fn advance(&mut self) -> Result<Option<()>, Error> {
         if let Some(cgroup) = &self.cgroup {
-            if !ended(self.init.as_fd()) {
+            if self.init.as_ref().is_some_and(|init| !ended(init.as_fd())) {
                 return Ok(None);
             }
             cgroup
                 .delete()
                 .map_err(|source| Error::Cgroup { operation: format!("removing cgroup {}", cgroup.path()), source })?;
             self.cgroup = None;
-            if let Some(root) = self.shared_root.take() {
-                root.unmount();
+            self.clean_up()?;
+            if let (Some(events), Some(init)) = (&self.events, &self.init) {
+                // Ended for good: it must not wake the caller any more.
+                let _ = epoll::delete(events, init);
             }
-            crate::resctrl::remove(&self.resctrl_groups)?;
-            // Ended for good: it must not wake the caller any more.
-            let _ = epoll::delete(&self.events, &self.init);
         }
         let done = match &mut self.hooks {
             Some(hooks) => hooks.advance()?,

@@ -148,7 +148,7 @@ unsafe fn copy(segment: &Segment) -> Result<()> {
     if place == libc::MAP_FAILED { Err(syscall::last_errno()) } else { Ok(()) }
 }
 
-/// The loadable segments of the running program, neighbours that are only read as one.
+/// The loadable segments of the running program, neighbours of one kind as one.
 fn segments() -> Result<([Segment; SEGMENTS_MAX], usize)> {
     // SAFETY: asks for a value of the auxiliary vector.
     let table = unsafe { libc::getauxval(libc::AT_PHDR) } as usize;
@@ -159,7 +159,9 @@ fn segments() -> Result<([Segment; SEGMENTS_MAX], usize)> {
     }
     // SAFETY: the kernel says that the program's headers, which are never written, are at this place.
     let headers = unsafe { std::slice::from_raw_parts(table as *const libc::Elf64_Phdr, count) };
-    collect(headers, table, rustix::param::page_size())
+    // SAFETY: as above.
+    let page = unsafe { libc::getauxval(libc::AT_PAGESZ) } as usize;
+    if page.is_power_of_two() { collect(headers, table, page) } else { Err(Errno::NOEXEC) }
 }
 
 fn collect(headers: &[libc::Elf64_Phdr], table: usize, page: usize) -> Result<([Segment; SEGMENTS_MAX], usize)> {
@@ -184,10 +186,10 @@ fn collect(headers: &[libc::Elf64_Phdr], table: usize, page: usize) -> Result<([
         };
         covers_table |= (start..end).contains(&table);
         if let Some(last) = count.checked_sub(1).and_then(|last| list.get_mut(last))
-            && !last.writable
-            && !segment.writable
+            && last.writable == segment.writable
             && last.start + last.length == segment.start
-            && last.offset + last.length == segment.offset
+            // What is copied comes from memory, not from the file.
+            && (last.writable || last.offset + last.length == segment.offset)
         {
             last.length += segment.length;
             continue;
@@ -222,7 +224,8 @@ mod tests {
             header(libc::PT_LOAD, 4, 0, 0x40_0000, 0x518),
             header(libc::PT_LOAD, 5, 0x1000, 0x40_1000, 0x1ad1),
             header(libc::PT_LOAD, 4, 0x3000, 0x40_3000, 0x10),
-            header(libc::PT_LOAD, 6, 0x3698, 0x40_5698, 0x2000),
+            header(libc::PT_LOAD, 6, 0x3698, 0x40_5698, 0x1900),
+            header(libc::PT_LOAD, 6, 0x6000, 0x40_7000, 0x800),
         ];
         let (list, count) = collect(&headers, 0x40_0040, 0x1000).unwrap();
         assert_eq!(count, 2);

@@ -100,6 +100,15 @@ pub fn zombie_exit(pid: u32) -> Result<Option<Exit>> {
     Ok(Some(if signal == 0 { Exit::Code((word >> 8) & 0xff) } else { Exit::Signal(signal) }))
 }
 
+/// Whether user and group of this process were root's, the real, the effective and (being the same) the saved ones, when
+/// its program was started. Asks nobody: the kernel told the program.
+pub fn has_root_ids() -> bool {
+    let told = [libc::AT_UID, libc::AT_EUID, libc::AT_GID, libc::AT_EGID];
+    // SAFETY: asks for a value of the auxiliary vector; what is missing reads as 0, so the vector must be there at all.
+    let value = |kind| unsafe { libc::getauxval(kind) };
+    value(libc::AT_PAGESZ) != 0 && told.into_iter().all(|kind| value(kind) == 0)
+}
+
 /// How many threads the calling process has.
 pub fn thread_count() -> Result<usize> {
     let status = fs::read_small(CWD, "/proc/self/status")?;
@@ -178,7 +187,7 @@ fn none_without_children(result: Result<Option<Exited>>) -> Result<Option<Exited
 /// Makes the calling process the one that orphaned descendants are given to, instead of init.
 pub fn set_subreaper() -> Result<()> {
     // Any pid switches it on: the kernel reads the argument as a boolean.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+    rustix::process::set_child_subreaper(Some(Pid::INIT))
 }
 
 enum Who<'fd> {

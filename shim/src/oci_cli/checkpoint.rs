@@ -214,7 +214,7 @@ impl Making {
                 lsm_profile: words.value("lsm-profile").map(str::to_owned),
                 lsm_mount_context: words.value("lsm-mount-context").map(str::to_owned),
             };
-            let io = console::plain_io(plan.terminal())?;
+            let io = console::own_io(plan.terminal());
             let container = Restoring::begin(plan, &host, &options, io).and_then(|mut restoring| wait(&mut restoring));
             // Unmounted by now. A directory that is not empty would be the container's root: it stays.
             let _ = std::fs::remove_dir(&scratch);

@@ -19,18 +19,8 @@ use super::args::Words;
 use super::notify::Notify;
 
 /// The streams of this process, or a new terminal.
-pub(crate) fn plain_io(terminal: bool) -> Result<ProcessIo, Error> {
-    if terminal {
-        return Ok(ProcessIo::Console { size: None });
-    }
-    let copy = |stream: BorrowedFd<'_>| {
-        rustix::io::fcntl_dupfd_cloexec(stream, 3).map_err(|errno| Error::io("copying a standard stream", errno))
-    };
-    Ok(ProcessIo::Streams {
-        stdin: copy(std::io::stdin().as_fd())?,
-        stdout: copy(std::io::stdout().as_fd())?,
-        stderr: copy(std::io::stderr().as_fd())?,
-    })
+pub(crate) fn own_io(terminal: bool) -> ProcessIo {
+    if terminal { ProcessIo::Console { size: None } } else { ProcessIo::Inherited }
 }
 
 /// What these streams are: a checkpoint keeps it, so that a restore can put other pipes in their place.
@@ -42,7 +32,10 @@ pub(crate) fn streams(terminal: bool) -> Vec<String> {
 /// Descriptors from 3 on that socket activation passed to this very process (sd_listen_fds(3)).
 pub(crate) fn listen_fds() -> u32 {
     let variable = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    if variable("LISTEN_PID") == Some(std::process::id()) { variable("LISTEN_FDS").unwrap_or(0) } else { 0 }
+    match (variable("LISTEN_FDS"), variable("LISTEN_PID")) {
+        (Some(number), Some(pid)) if pid == std::process::id() => number,
+        _ => 0,
+    }
 }
 
 /// How many descriptors from 3 on the new process keeps. All that `--preserve-fds` counts must be open. To be called
@@ -201,6 +194,11 @@ pub(crate) fn follow(
         };
         let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(polled);
+        let ended = || sys::process::wait(process).map(|end| end.exit.status()).map_err(waiting);
+        if let (Some(true), None) = (ready.first(), &terminal) {
+            // Nobody is left to hand a signal to, and nothing to show.
+            return ended();
+        }
         while let Some(signal) = signals.next().map_err(waiting)? {
             match (signal, &terminal) {
                 (WINDOW_CHANGED, Some(terminal)) => terminal.resize(),
@@ -227,7 +225,7 @@ pub(crate) fn follow(
             }
         }
         if ready.first() == Some(&true) {
-            return sys::process::wait(process).map(|end| end.exit.status()).map_err(waiting);
+            return ended();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci::Spec;
 use runtime::{Container, Creating, HostFeatures, Plan, PlanOptions, Rootfs, Status, wait};
+use rustix::fs::{Mode, OFlags};
 
 use super::args::{Flag, Global, Words, option, switch};
 use super::console::{self, Terminal};
@@ -109,8 +110,7 @@ impl Making {
         let id = words.id()?;
         let preserve_fds = console::preserved(words)?;
         let bundle = words.value("bundle").unwrap_or(".");
-        let bundle =
-            std::fs::canonicalize(bundle).map_err(|source| Error::io(format!("opening bundle {bundle}"), source))?;
+        let bundle = real_directory(bundle).map_err(|source| Error::io(format!("opening bundle {bundle}"), source))?;
         let json = super::store::read_document(&bundle.join("config.json"))?;
         let (mut spec, notes) = oci::parse_spec_noting(&json)
             .map_err(|source| Error::Document { document: bundle.join("config.json").display().to_string(), source })?;
@@ -153,7 +153,7 @@ impl Making {
         }
         let streams = console::streams(plan.terminal());
         let make = || {
-            let io = console::plain_io(plan.terminal())?;
+            let io = console::own_io(plan.terminal());
             let gate = gated.then(|| entry.gate()).transpose()?;
             let mut creating = Creating::begin(plan, &host, Rootfs::Path(rootfs), io, gate)?;
             Ok(wait(&mut creating)?)
@@ -170,6 +170,18 @@ impl Making {
             streams,
         };
         Ok(Made { container, entry, saved, links, notify, spec })
+    }
+}
+
+/// The path of a directory, without links.
+fn real_directory(path: &str) -> std::io::Result<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty())?;
+    match rustix::fs::readlink(sys::fs::proc_path(directory.as_fd()), Vec::new()) {
+        Ok(real) => Ok(std::ffi::OsString::from_vec(real.into_bytes()).into()),
+        // Without procfs, name by name.
+        Err(_) => std::fs::canonicalize(path),
     }
 }
 

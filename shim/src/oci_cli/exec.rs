@@ -64,7 +64,7 @@ fn exec(global: &Global, words: Words) -> Result {
     let options = ExecOptions { preserve_fds, no_new_keyring: false, ignore_paused, cgroups: sub_cgroups(&words)? };
     let watch = if detach { None } else { Some(console::watch_signals()?) };
     let started =
-        container.exec(&process, console::plain_io(terminal)?, &options).and_then(|mut execing| wait(&mut execing));
+        container.exec(&process, console::own_io(terminal), &options).and_then(|mut execing| wait(&mut execing));
     let mut started = started?;
     log::warnings(global, &started.warnings);
     if let Some(path) = words.value("pid-file") {

@@ -69,13 +69,21 @@ impl Entry {
         let failed = |source| Error::io(format!("making {}", global.root.display()), source);
         // Nobody else may look: the specification has the environment, secrets in it (CVE-2024-25621 class).
         let private = if left_out(Defence::Modes) { 0o755 } else { 0o700 };
-        let mut builder = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, private)
-            .recursive(true)
-            .create(&global.root)
-            .map_err(failed)?;
         let path = global.root.join(id);
-        rustix::fs::mkdir(&path, Mode::from_raw_mode(private)).map_err(|errno| match errno {
+        let make = || rustix::fs::mkdir(&path, Mode::from_raw_mode(private));
+        let made = match make() {
+            // The first container of this root.
+            Err(rustix::io::Errno::NOENT) => {
+                let mut builder = std::fs::DirBuilder::new();
+                std::os::unix::fs::DirBuilderExt::mode(&mut builder, private)
+                    .recursive(true)
+                    .create(&global.root)
+                    .map_err(failed)?;
+                make()
+            }
+            other => other,
+        };
+        made.map_err(|errno| match errno {
             rustix::io::Errno::EXIST => Error::Exists,
             errno => failed(errno.into()),
         })?;
@@ -153,12 +161,15 @@ impl Entry {
             .map_err(|errno| Error::io(format!("writing {}", self.path.join(STATE).display()), errno))
     }
 
+    /// Keeps a copy of the specification, in a directory that is new: nobody reads it before there is a record.
     pub(crate) fn save_spec(&self, json: &[u8]) -> Result<(), Error> {
         let path = self.path.join(SPEC);
-        let directory = self.directory()?;
         let mode = if left_out(Defence::Modes) { 0o644 } else { 0o600 };
-        sys::fs::write_atomic(directory.as_fd(), SPEC, json, mode)
-            .map_err(|errno| Error::io(format!("writing {}", path.display()), errno))
+        let mut options = File::options();
+        std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), mode)
+            .open(&path)
+            .and_then(|mut file| io::Write::write_all(&mut file, json))
+            .map_err(|source| Error::io(format!("writing {}", path.display()), source))
     }
 
     fn directory(&self) -> Result<OwnedFd, Error> {
@@ -223,14 +234,27 @@ pub(crate) fn load_spec(path: &Path) -> Result<Spec, Error> {
 /// Reads a document that is not larger than one may be.
 pub(crate) fn read_document(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::io(format!("reading {}", path.display()), source);
-    read_bounded(File::open(path).map_err(failed)?).map_err(failed)
+    let file = File::open(path).map_err(failed)?;
+    // Room for a document of the usual size: one read, and one that finds the end.
+    let mut bytes = Vec::with_capacity(64 << 10);
+    loop {
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(bytes),
+            // What is too long is refused by whoever parses it.
+            Ok(_) if bytes.len() > most_bytes() => return Ok(bytes),
+            Ok(_) | Err(rustix::io::Errno::INTR) => bytes.reserve(8 << 10),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+}
+
+fn most_bytes() -> usize {
+    if left_out(Defence::Documents) { 1 << 40 } else { oci::MAX_DOCUMENT_BYTES }
 }
 
 pub(crate) fn read_bounded(source: impl io::Read) -> io::Result<Vec<u8>> {
-    // Room for a document of the usual size: one read, and one that finds the end.
     let mut bytes = Vec::with_capacity(64 << 10);
-    let most = if left_out(Defence::Documents) { 1 << 40 } else { oci::MAX_DOCUMENT_BYTES };
-    let limit = u64::try_from(most).unwrap_or(u64::MAX - 1) + 1;
+    let limit = u64::try_from(most_bytes()).unwrap_or(u64::MAX - 1) + 1;
     io::Read::read_to_end(&mut source.take(limit), &mut bytes)?;
     Ok(bytes)
 }

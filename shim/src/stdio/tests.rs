@@ -34,7 +34,7 @@ fn libc_nonblock() -> i32 {
 fn streams(io: ProcessIo) -> (File, File, File) {
     match io {
         ProcessIo::Streams { stdin, stdout, stderr } => (stdin.into(), stdout.into(), stderr.into()),
-        ProcessIo::Console { .. } => panic!("a console"),
+        ProcessIo::Console { .. } | ProcessIo::Inherited => panic!("not three streams"),
     }
 }
 

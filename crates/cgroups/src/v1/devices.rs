@@ -29,6 +29,15 @@ pub(crate) fn replacement(now: &str, rules: &[LinuxDeviceCgroup]) -> Result<Vec<
     Ok(writes)
 }
 
+/// Lines for a group that is new, in which nobody is and everything is allowed that is in its parent.
+pub(crate) fn first(rules: &[LinuxDeviceCgroup]) -> Result<Vec<(&'static str, String)>> {
+    let parsed = rules.iter().map(Rule::parse).collect::<Result<Vec<_>>>()?;
+    let Some(list) = allowed(&parsed) else { return lines(rules) };
+    let allow = |(device, access): (Device, u8)| ("devices.allow", line(device, &Rule::access_letters(access)));
+    let nothing = ("devices.deny", "a".to_owned());
+    Ok(std::iter::once(nothing).chain(list.into_iter().filter(|(_, access)| *access != 0).map(allow)).collect())
+}
+
 /// What `devices.list` says; `None` where everything is allowed.
 fn listed(text: &str) -> Option<BTreeMap<Device, u8>> {
     let mut list = BTreeMap::new();
@@ -123,6 +132,22 @@ mod tests {
                 .collect();
             assert_eq!(found, expected, "{rule:?}");
         }
+    }
+
+    #[test]
+    fn a_new_group_gets_each_device_once() {
+        let rules: Vec<LinuxDeviceCgroup> = serde_json::from_str(
+            r#"[{"allow":true,"type":"c","major":9},{"allow":false},{"allow":true,"type":"c","major":1,"minor":3,"access":"r"},
+                {"allow":true,"type":"c","major":1,"minor":3,"access":"w"},{"allow":false,"type":"c","major":7},
+                {"allow":true,"type":"b","access":"m"},{"allow":true,"type":"c","major":5},
+                {"allow":false,"type":"c","major":5}]"#,
+        )
+        .unwrap();
+        let found: Vec<String> = first(&rules).unwrap().iter().map(|(file, line)| format!("{file}={line}")).collect();
+        assert_eq!(found, ["devices.deny=a", "devices.allow=b *:* m", "devices.allow=c 1:3 rw"]);
+        // What no list says is written as it is.
+        let rules: Vec<LinuxDeviceCgroup> = serde_json::from_str(r#"[{"allow":true,"type":"c","major":9}]"#).unwrap();
+        assert_eq!(first(&rules).unwrap(), [("devices.allow", "c 9:* rwm".to_owned())]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod stats;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use oci::runtime::{LinuxDeviceCgroup, LinuxResources};
@@ -24,6 +25,8 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
 pub(crate) struct Group {
     nodes: Vec<Node>,
     existed: bool,
+    /// Whether it is new and no rule for devices was set in it.
+    without_rules: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -38,18 +41,20 @@ impl Group {
         let mut nodes = Vec::new();
         for (names, mount) in hierarchies(controllers) {
             let location = mount.join(path.as_str());
-            let failed = |source| Error::Create { path: location.display().to_string(), source };
+            let shown = || location.display().to_string();
+            let failed = |source| Error::Create { path: shown(), source };
             let is_cpuset = names.iter().any(|name| name == "cpuset");
-            let visit = |parent: &Path, child: &Path| if is_cpuset { inherit(parent, child) } else { Ok(()) };
+            let visit = |parent: &Path, child: &Path, made: bool| {
+                if is_cpuset { inherit(parent, child, made) } else { Ok(()) }
+            };
             if dir::make(mount, path.as_str(), visit).map_err(failed)? {
                 made.0.push(location.clone());
             }
-            let dir = Dir::open(location.clone()).map_err(failed)?;
-            nodes.push(Node { controllers: names, dir });
+            nodes.push(Node { controllers: names, dir: Dir::made(location) });
         }
         let existed = made.0.len() < nodes.len();
         made.0.clear();
-        Ok(Self { nodes, existed })
+        Ok(Self { nodes, existed, without_rules: AtomicBool::new(!existed) })
     }
 
     /// Opens the group in each hierarchy in which `path_in` names one and it exists.
@@ -68,7 +73,11 @@ impl Group {
                 Err(source) => return Err(Error::Read { path: wanted, file: names.join(","), source }),
             }
         }
-        if nodes.is_empty() { Err(Error::Gone { path: wanted }) } else { Ok(Self { nodes, existed: true }) }
+        if nodes.is_empty() {
+            Err(Error::Gone { path: wanted })
+        } else {
+            Ok(Self { nodes, existed: true, without_rules: AtomicBool::new(false) })
+        }
     }
 
     pub(crate) fn existed(&self) -> bool {
@@ -137,8 +146,14 @@ impl Group {
             return Ok(());
         }
         let dir = self.require("devices", "devices")?;
-        let now = dir.read("devices.list")?;
-        devices::replacement(&now, rules)?.iter().try_for_each(|(file, line)| dir.write(file, line))
+        let lines = if self.without_rules.swap(false, Ordering::Relaxed) {
+            devices::first(rules)?
+        } else {
+            devices::replacement(&dir.read("devices.list")?, rules)?
+        };
+        let each = lines.chunk_by(|one, next| one.0 == next.0);
+        each.filter_map(|group| Some((group.first()?.0, group)))
+            .try_for_each(|(file, group)| dir.write_each(file, group.iter().map(|(_, line)| line.as_str())))
     }
 
     pub(crate) fn add_process(&self, pid: u32) -> Result<()> {
@@ -228,6 +243,28 @@ impl Group {
         Ok(tree::processes(self.members()?)?.into_iter().collect())
     }
 
+    /// The same group, not opened.
+    pub(crate) fn by_path(&self) -> Self {
+        let of = |node: &Node| Node {
+            controllers: node.controllers.clone(),
+            dir: Dir::made(node.dir.location().to_owned()),
+        };
+        Self { nodes: self.nodes.iter().map(of).collect(), existed: true, without_rules: AtomicBool::new(false) }
+    }
+
+    /// Nothing is removed if a process is in the group or a group below it.
+    pub(crate) fn delete_empty(&self) -> Result<bool> {
+        if self.nodes.is_empty() {
+            return Ok(true);
+        }
+        let members = self.members()?;
+        if !tree::delete_empty(members)? {
+            return Ok(false);
+        }
+        let others = self.nodes.iter().map(|node| &node.dir).filter(|dir| dir.location() != members.location());
+        others.map(tree::delete_empty).try_fold(true, |all, one| Ok(all & one?))
+    }
+
     /// Goes on where one hierarchy fails, and tells the first error. The patience is for all of them together.
     pub(crate) fn delete(&self) -> Result<()> {
         let deadline = Instant::now() + tree::DELETE_PATIENCE;
@@ -249,22 +286,21 @@ fn hierarchies(controllers: &[(String, PathBuf)]) -> Vec<(Vec<String>, &Path)> {
 
 /// A new cpuset group has no processors and no memory nodes, and refuses processes, until it is given some: those of
 /// its parent, who may be as new, made by somebody else.
-fn inherit(parent: &Path, child: &Path) -> sys::Result<()> {
-    let (from, to) = (Dir::open(parent.to_owned())?, Dir::open(child.to_owned())?);
+fn inherit(parent: &Path, child: &Path, new: bool) -> sys::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if !sys::fs::read_small(&to, file)?.trim().is_empty() {
+        if !new && !dir::text_at(&child.join(file))?.trim().is_empty() {
             continue;
         }
-        let mut value = sys::fs::read_small(&from, file)?;
+        let mut value = dir::text_at(&parent.join(file))?;
         if value.trim().is_empty()
             && let Some(above) = parent.parent()
             // Above the hierarchy there is nothing to inherit: the kernel then refuses the process.
             && above.join(file).exists()
         {
-            inherit(above, parent)?;
-            value = sys::fs::read_small(&from, file)?;
+            inherit(above, parent, false)?;
+            value = dir::text_at(&parent.join(file))?;
         }
-        to.try_write(file, value.trim())?;
+        Dir::made(child.to_owned()).try_write(file, value.trim())?;
     }
     Ok(())
 }
@@ -307,7 +343,7 @@ mod tests {
         write("cpuset.mems", "0\n");
         write("child/cpuset.cpus", "\n");
         write("child/cpuset.mems", "1\n");
-        inherit(top.path(), &top.path().join("child")).unwrap();
+        inherit(top.path(), &top.path().join("child"), false).unwrap();
         let read = |path: &str| std::fs::read_to_string(top.path().join(path)).unwrap();
         assert_eq!((read("child/cpuset.cpus"), read("child/cpuset.mems")), ("0-3".to_owned(), "1\n".to_owned()));
         // Somebody made the parent, and gave it nothing.
@@ -315,7 +351,7 @@ mod tests {
         for file in ["pod/cpuset.cpus", "pod/cpuset.mems", "pod/child/cpuset.cpus", "pod/child/cpuset.mems"] {
             write(file, "\n");
         }
-        inherit(&top.path().join("pod"), &top.path().join("pod/child")).unwrap();
+        inherit(&top.path().join("pod"), &top.path().join("pod/child"), true).unwrap();
         assert_eq!((read("pod/cpuset.cpus"), read("pod/child/cpuset.mems")), ("0-3".to_owned(), "0".to_owned()));
     }
 

@@ -102,6 +102,15 @@ impl Rule {
         self.matches_every_device() && self.is_all_access()
     }
 
+    /// Whether all that the other one decides is decided by this one.
+    fn covers(&self, other: &Self) -> bool {
+        let holds = |a: Option<u32>, b: Option<u32>| a.is_none() || a == b;
+        (self.kind.is_none() || self.kind == other.kind)
+            && holds(self.major, other.major)
+            && holds(self.minor, other.minor)
+            && other.access & !self.access == 0
+    }
+
     /// Whether some access to some device matches both.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let meet = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
@@ -137,6 +146,25 @@ const MINOR: u8 = 5;
 const BLOCK: i32 = 1;
 const CHARACTER: i32 = 2;
 
+/// How many rules each is compared with: a list may be long, and what stays in it that decides nothing does no harm.
+const COMPARED: usize = 64;
+
+/// The rules from the last to the first, without those that decide nothing: what a later one decides in any case, and
+/// denials before which nothing is allowed.
+fn effective(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
+    let parsed = rules.iter().map(Rule::parse).collect::<Result<Vec<_>>>()?;
+    let mut list: Vec<Rule> = Vec::new();
+    for rule in parsed.into_iter().rev() {
+        if !list.iter().take(COMPARED).any(|later| later.covers(&rule)) {
+            list.push(rule);
+        }
+    }
+    let useful = list.iter().rposition(|rule| rule.allow).map_or(0, |last| last + 1);
+    // A denial of everything ends the program as well as its end does.
+    list.truncate(useful);
+    Ok(list)
+}
+
 /// The program for a list of rules. A device that no rule matches is denied.
 pub(crate) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Instruction>> {
     let mut assembler = Assembler::default();
@@ -147,8 +175,7 @@ pub(crate) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Instruction>> {
     assembler.push(SHIFT_RIGHT, OPEN, 0, 0, 16);
     assembler.load(MAJOR, 4);
     assembler.load(MINOR, 8);
-    for rule in rules.iter().rev() {
-        let rule = Rule::parse(rule)?;
+    for rule in effective(rules)? {
         assembler.rule(&rule);
         if rule.matches_everything() {
             // Nothing before it can matter, and the kernel refuses code that is never reached.
@@ -159,23 +186,27 @@ pub(crate) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Instruction>> {
     Ok(assembler.code)
 }
 
-/// Loads the program and attaches it in the place of those that are attached to the group now.
-pub(crate) fn install(dir: &Dir, program: &[Instruction]) -> Result<()> {
+/// Loads the program and attaches it in the place of those that are attached to the group now; to a `new` one none is.
+pub(crate) fn install(dir: &Dir, program: &[Instruction], new_group: bool) -> Result<()> {
     let failed = |source| Error::DeviceProgram { path: dir.shown(), log: String::new(), source };
     let new = sys::bpf::load_device_program(program).map_err(|error| Error::DeviceProgram {
         path: dir.shown(),
         log: if error.log.is_empty() { String::new() } else { format!(" ({})", error.log) },
         source: error.errno,
     })?;
-    let old = sys::bpf::attached_device_programs(dir.as_fd()).map_err(failed)?;
+    let group = dir.fd().map_err(failed)?;
+    if new_group {
+        return sys::bpf::attach_device_program(group, new.as_fd(), None).map_err(failed);
+    }
+    let old = sys::bpf::attached_device_programs(group).map_err(failed)?;
     if let [only] = old.as_slice() {
         // In one step: at no moment does neither hold.
-        return sys::bpf::attach_device_program(dir.as_fd(), new.as_fd(), Some(only.as_fd())).map_err(failed);
+        return sys::bpf::attach_device_program(group, new.as_fd(), Some(only.as_fd())).map_err(failed);
     }
-    sys::bpf::attach_device_program(dir.as_fd(), new.as_fd(), None).map_err(failed)?;
+    sys::bpf::attach_device_program(group, new.as_fd(), None).map_err(failed)?;
     // All attached programs must allow an access, so the old ones have to go.
     for program in &old {
-        sys::bpf::detach_device_program(dir.as_fd(), program.as_fd()).map_err(failed)?;
+        sys::bpf::detach_device_program(group, program.as_fd()).map_err(failed)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ pub(crate) mod stats;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use oci::runtime::{LinuxDeviceCgroup, LinuxResources};
@@ -24,19 +25,21 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
 pub(crate) struct Group {
     dir: Dir,
     existed: bool,
+    /// Whether it is new and no rule for devices was set in it.
+    without_rules: AtomicBool,
 }
 
 impl Group {
     pub(crate) fn create(mount: &Path, path: &CgroupPath) -> Result<Self> {
         let location = mount.join(path.as_str());
         let failed = |source| Error::Create { path: location.display().to_string(), source };
-        let new = dir::make(mount, path.as_str(), |parent, _| {
+        let new = dir::make(mount, path.as_str(), |parent, _, _| {
             enable_controllers(parent);
             Ok(())
         })
         .map_err(failed)?;
         match Dir::open(location.clone()) {
-            Ok(dir) => Ok(Self { dir, existed: !new }),
+            Ok(dir) => Ok(Self { dir, existed: !new, without_rules: AtomicBool::new(new) }),
             Err(errno) => {
                 if new {
                     // The error that matters is the first one.
@@ -49,7 +52,7 @@ impl Group {
 
     pub(crate) fn open(mount: &Path, path: &CgroupPath) -> Result<Self> {
         match Dir::open(mount.join(path.as_str())) {
-            Ok(dir) => Ok(Self { dir, existed: true }),
+            Ok(dir) => Ok(Self { dir, existed: true, without_rules: AtomicBool::new(false) }),
             Err(Errno::NOENT) => Err(Error::Gone { path: path.to_string() }),
             Err(source) => Err(Error::Read { path: path.to_string(), file: String::new(), source }),
         }
@@ -69,8 +72,18 @@ impl Group {
         self.dir.location()
     }
 
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
+    /// Its directory, which is open.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.dir.fd().ok()
+    }
+
+    /// The same group, not opened.
+    pub(crate) fn by_path(&self) -> Self {
+        Self { dir: Dir::made(self.dir.location().to_owned()), existed: true, without_rules: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn delete_empty(&self) -> Result<bool> {
+        tree::delete_empty(&self.dir)
     }
 
     pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
@@ -105,8 +118,8 @@ impl Group {
         // Before Linux 4.15 the list was written down only (cgroups(7)).
         const USUAL: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads";
         let list = sys::fs::read_small(CWD, "/sys/kernel/cgroup/delegate").unwrap_or_else(|_| USUAL.to_owned());
-        let give = |file: &str| match rustix::fs::chownat(&self.dir, file, Some(owner), None, AtFlags::SYMLINK_NOFOLLOW)
-        {
+        let dir = self.dir.fd().map_err(|source| self.dir.write_error(".", "an owner", source))?;
+        let give = |file: &str| match rustix::fs::chownat(dir, file, Some(owner), None, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(source) => Err(self.dir.write_error(file, "an owner", source)),
         };
@@ -118,7 +131,7 @@ impl Group {
         if rules.is_empty() {
             return Ok(());
         }
-        devices::install(&self.dir, &devices::program(rules)?)
+        devices::install(&self.dir, &devices::program(rules)?, self.without_rules.swap(false, Ordering::Relaxed))
     }
 
     pub(crate) fn add_process(&self, pid: u32) -> Result<()> {
@@ -161,7 +174,8 @@ impl Group {
         let file = "cgroup.events";
         let failed = |source| self.dir.read_error(file, source);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let events = rustix::fs::openat(&self.dir, file, flags, Mode::empty()).map_err(failed)?;
+        let dir = self.dir.fd().map_err(failed)?;
+        let events = rustix::fs::openat(dir, file, flags, Mode::empty()).map_err(failed)?;
         self.dir.write("cgroup.freeze", if frozen { "1" } else { "0" })?;
         let deadline = Instant::now() + FREEZE_DEADLINE;
         loop {
@@ -214,8 +228,8 @@ impl Group {
 /// Enables for the children of a group all controllers that it has. What cannot be (processes in the group itself, a
 /// host that did not delegate it) stays off: only a limit that needs it is an error, later and by name.
 fn enable_controllers(group: &Path) {
-    let Ok(dir) = Dir::open(group.to_owned()) else { return };
-    let read = |file: &str| sys::fs::read_small(&dir, file).unwrap_or_default();
+    let dir = Dir::made(group.to_owned());
+    let read = |file: &str| dir.read_optional(file).ok().flatten().unwrap_or_default();
     let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
     let enabled: Vec<&str> = enabled.split_ascii_whitespace().collect();
     let missing: Vec<String> = available

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use sys::clone::flags;
-use sys::mount::{MountAttr, attr, mount_setattr};
+use sys::mount::{MountAttr, attr, copy_with, mount_setattr};
 
 use crate::child::{Awaited, Console, Hook, HookKind, Process, RootTree, Script, Stdio, Step, StringArray};
 use crate::plan::{MountKind, ProcessPlan};
@@ -26,6 +26,8 @@ pub(crate) struct Assembled {
     pub(crate) clone_flags: u64,
     /// The network namespace that is joined, if devices move into it.
     pub(crate) network: Option<OwnedFd>,
+    /// Whether the child waits to be told to go on.
+    pub(crate) awaits_admission: bool,
 }
 
 fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Error> {
@@ -40,16 +42,17 @@ fn detached_mounts() -> bool {
     sys::features().new_mount_api && sys::features().mount_setattr
 }
 
-/// Works out the script, opening what it needs.
+/// Works out the script, opening what it needs. `born`: whether the process is born in its cgroup.
 pub(crate) fn assemble(
     plan: &Plan,
     host: &HostFeatures,
     rootfs: Rootfs,
     io: ProcessIo,
     gate: Option<Gate>,
+    born: bool,
 ) -> Result<Assembled, Error> {
     let mut script = Script::only_program(plan.process.program_name());
-    let mut admission = Admission::Open;
+    let mut admission = if born && !needs_parent(plan) { Admission::Needless } else { Admission::Open };
     let (clone_flags, network) = enter_spaces(plan, &mut script, &mut admission)?;
     let steps = &mut script.steps;
     root(plan, host, rootfs, steps)?;
@@ -77,19 +80,36 @@ pub(crate) fn assemble(
     let inside = |kind, list: &[oci::runtime::Hook]| {
         list.iter().enumerate().map(|(index, hook)| inside_hook(plan, kind, index, hook)).collect::<Result<Vec<_>, _>>()
     };
+    if !plan.hooks.create_container.is_empty() {
+        admission.wait(steps);
+    }
     steps.extend(inside(HookKind::CreateContainer, &plan.hooks.create_container)?.into_iter().map(Step::Hook));
     steps.extend(late_read_only);
     close_root(plan, &mut admission, steps)?;
     let mut process = process(&plan.process, host, stdio)?;
+    process.same_ids &= !plan.spaces.has(flags::NEWUSER);
     process.start_hooks = inside(HookKind::StartContainer, &plan.hooks.start_container)?;
     process.gate = gate.map(|gate| (gate.start, gate.report));
     steps.extend(plan.process.tuning.steps());
     steps.extend(limits(&plan.process, host));
     steps.push(Step::Process(Box::new(process)));
+    script.few_descriptors = host.few_descriptors;
     if !plan.masked_paths.is_empty() && detached_mounts() && host.mounts {
         script.null = Some(null_device()?);
     }
-    Ok(Assembled { script, clone_flags, network })
+    let awaits_admission = matches!(admission, Admission::Done);
+    Ok(Assembled { script, clone_flags, network, awaits_admission })
+}
+
+/// Whether a process that was born in its cgroup needs something else that only its parent can do: id maps, limits that
+/// it may not raise itself, network devices, a group of resctrl, and the limits of its cgroup before it uses much or
+/// runs anything.
+fn needs_parent(plan: &Plan) -> bool {
+    plan.spaces.has(flags::NEWUSER)
+        || !plan.net_devices.is_empty()
+        || plan.resctrl.is_some()
+        || !plan.hooks.create_container.is_empty()
+        || plan.mounts.iter().any(|mount| mount.options.copy_up)
 }
 
 /// Namespaces and what is set in them; returns the flags of the first clone.
@@ -191,6 +211,8 @@ fn revealing_mounts() -> Result<Vec<CString>, Error> {
 enum Admission {
     Open,
     Done,
+    /// It need not wait.
+    Needless,
 }
 
 impl Admission {
@@ -259,18 +281,24 @@ fn root(plan: &Plan, host: &HostFeatures, rootfs: Rootfs, steps: &mut Vec<Step>)
             RootTree::Path { directory: path_string(&path)?, propagation: libc::MS_PRIVATE }
         }
         Rootfs::Path(path) => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
             let operation = || format!("opening the root file system {}", path.display());
-            let tree = rustix::mount::open_tree(rustix::fs::CWD, &path, flags)
-                .map_err(|errno| Error::host(operation(), errno))?;
+            let failed = |errno| Error::host(operation(), errno);
             let change = MountAttr {
                 propagation: if propagation & libc::MS_SLAVE != 0 { libc::MS_SLAVE } else { libc::MS_PRIVATE },
                 ..MountAttr::default()
             };
-            mount_setattr(&tree, c"", !shared, &change).map_err(|errno| Error::host(operation(), errno))?;
-            // A parent that is shared with the host would show it the container's root.
-            let place = if shared { None } else { Some(path_string(&path)?) };
-            RootTree::Detached { mount: tree, place }
+            let name = path_string(&path)?;
+            if shared {
+                let flags =
+                    OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+                let tree = rustix::mount::open_tree(rustix::fs::CWD, &name, flags).map_err(failed)?;
+                mount_setattr(&tree, c"", false, &change).map_err(failed)?;
+                // A parent that is shared with the host would show it the container's root.
+                RootTree::Detached { mount: tree, place: None }
+            } else {
+                let tree = copy_with(rustix::fs::CWD, &name, true, true, &change).map_err(failed)?;
+                RootTree::Detached { mount: tree, place: Some(name) }
+            }
         }
     };
     steps.push(Step::Root(tree));
@@ -279,6 +307,7 @@ fn root(plan: &Plan, host: &HostFeatures, rootfs: Rootfs, steps: &mut Vec<Step>)
 
 fn stdio(io: ProcessIo, spec_size: Option<ConsoleSize>, device: bool) -> Result<(Stdio, Option<Console>), Error> {
     match io {
+        ProcessIo::Inherited => Ok((Stdio::Inherited, None)),
         ProcessIo::Console { size } => {
             let size = size.or(spec_size).map(|size| (size.rows, size.columns));
             Ok((Stdio::Terminal, Some(Console { size, device })))
@@ -320,6 +349,7 @@ pub(crate) fn process(plan: &ProcessPlan, host: &HostFeatures, stdio: Stdio) -> 
         uid: plan.uid,
         gid: plan.gid,
         groups: plan.groups.iter().copied().map(Gid::from_raw).collect(),
+        same_ids: host.root_ids && plan.uid == 0 && plan.gid == 0,
         umask: plan.umask.unwrap_or(0o022),
         capabilities,
         no_new_privileges: plan.no_new_privileges.unwrap_or(false),
@@ -341,21 +371,15 @@ pub(crate) fn exec_stdio(io: ProcessIo, size: Option<ConsoleSize>) -> Result<(St
 /// The host's null device as a mount of its own, read-only so that nobody changes its mode through it.
 fn null_device() -> Result<OwnedFd, Error> {
     let failed = |errno| Error::host("opening /dev/null to mask paths with", errno);
-    let file = rustix::fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-    let found = rustix::fs::statat(&file, c"", AtFlags::EMPTY_PATH).map_err(failed)?;
-    if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice || found.st_rdev != rustix::fs::makedev(1, 3)
-    {
-        return Err(failed(Errno::NODEV));
-    }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = rustix::mount::open_tree(&file, c"", flags).map_err(failed)?;
     let change = MountAttr {
         set: attr::RDONLY | attr::NOSUID | attr::NOEXEC,
         propagation: libc::MS_PRIVATE,
         ..MountAttr::default()
     };
-    mount_setattr(&tree, c"", false, &change).map_err(failed)?;
-    Ok(tree)
+    let tree = copy_with(rustix::fs::CWD, c"/dev/null", false, true, &change).map_err(failed)?;
+    let found = rustix::fs::statat(&tree, c"", AtFlags::EMPTY_PATH).map_err(failed)?;
+    let device = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice;
+    if device && found.st_rdev == rustix::fs::makedev(1, 3) { Ok(tree) } else { Err(failed(Errno::NODEV)) }
 }
 
 fn inside_hook(plan: &Plan, kind: HookKind, index: usize, hook: &oci::runtime::Hook) -> Result<Hook, Error> {

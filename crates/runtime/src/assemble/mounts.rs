@@ -76,21 +76,12 @@ pub(super) struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn in_user_space(&self) -> bool {
+    pub(super) fn in_user_space(&self) -> bool {
         self.plan.spaces.has(flags::NEWUSER)
     }
 
-    pub(super) fn bind(&self, mount: &MountPlan, source: &Path) -> Result<MountStep, Error> {
-        let failed = |errno: Errno| {
-            Error::host(
-                format!(
-                    "error mounting {:?} to rootfs at {:?}: opening the source",
-                    source.display().to_string(),
-                    mount.destination.display().to_string()
-                ),
-                errno,
-            )
-        };
+    /// The options of a bind, and the attributes that its options name.
+    fn bind_options(&self, mount: &MountPlan) -> (ParsedOptions, Attributes) {
         let mut options = mount.options.clone();
         options.bind = Some(options.bind.unwrap_or(Bind::One));
         let asked = std::mem::take(&mut options.attributes);
@@ -105,6 +96,30 @@ impl Maker<'_> {
             let inherited = mount::Propagation { kind: libc::MS_SLAVE, recursive: true };
             options.propagation.insert(0, inherited);
         }
+        (options, asked)
+    }
+
+    /// What stands for a file system that the kernel may refuse: a bind of a directory of the host.
+    pub(super) fn instead(&self, mount: &MountPlan, source: &Path) -> Result<What, Error> {
+        if self.in_user_space() || self.is_inside(source) {
+            return Ok(self.bind(mount, source)?.what);
+        }
+        let (options, asked) = self.bind_options(mount);
+        Ok(own_bind(mount, source, &options, asked)?.0)
+    }
+
+    pub(super) fn bind(&self, mount: &MountPlan, source: &Path) -> Result<MountStep, Error> {
+        let failed = |errno: Errno| {
+            Error::host(
+                format!(
+                    "error mounting {:?} to rootfs at {:?}: opening the source",
+                    source.display().to_string(),
+                    mount.destination.display().to_string()
+                ),
+                errno,
+            )
+        };
+        let (mut options, asked) = self.bind_options(mount);
         // The parent's rights reach what a user namespace would keep from the child, and only it can make id maps.
         // Otherwise the child makes the mounts itself, so that the kernel lists them in their order.
         let by_parent =
@@ -259,7 +274,7 @@ impl Maker<'_> {
             step.propagation = divided_propagation(options).1;
             return Ok(Step::Mount(Box::new(step)));
         }
-        let what = filesystem_what(mount, kind, source, options)?;
+        let what = filesystem_what(mount, kind, source, options, is_base(mount))?;
         let mut step = step(mount, what, true);
         step.propagation = propagation(options);
         step.ordinary = matches!(kind, "proc" | "sysfs");
@@ -295,16 +310,44 @@ fn quoted(option: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
+/// Whether the child begins in the mount later, for which it needs a descriptor of it.
+fn is_base(mount: &MountPlan) -> bool {
+    matches!(mount.target.as_bytes(), b"proc" | b"sys" | b"dev")
+}
+
+/// The most that `mount(2)` takes of options, less what the child may add.
+const DATA_BYTES: usize = 4000;
+
+/// A new file system. With `kept` by descriptor, for the child to go on in it.
 pub(super) fn filesystem_what(
     mount: &MountPlan,
     kind: &str,
     source: &str,
     options: &ParsedOptions,
+    kept: bool,
 ) -> Result<What, Error> {
     if options.recursive_attributes != Attributes::default() && !detached_mounts() {
         return Err(Error::unsupported(format!("{}.options", mount.field), "recursive flags need Linux 5.12"));
     }
     let set = options.attributes.set | options.recursive_attributes.set;
+    let simple = options.recursive_attributes == Attributes::default()
+        && options.propagation.is_empty()
+        && !options.copy_up
+        // All mounts of a network namespace's sysfs would be read-only then.
+        && (kind != "sysfs" || set & attr::RDONLY == 0);
+    if detached_mounts() && simple && !kept {
+        // One call, where a descriptor would take five and more.
+        let data = options.data.iter().map(|option| quoted(option)).collect::<Vec<_>>().join(",");
+        if data.len() < DATA_BYTES {
+            return Ok(What::Legacy(Legacy {
+                kind: Some(c_string(kind)?),
+                source: c_string(source)?,
+                data: c_string(data)?,
+                flags: legacy_flags(options.attributes) | options.superblock_flags,
+                remount: None,
+            }));
+        }
+    }
     if !detached_mounts() {
         let all = legacy_flags(options.attributes) | (options.superblock_flags & !libc::MS_RDONLY);
         // Read-only comes second: for the file system itself it might conflict with its other mounts.

@@ -50,7 +50,7 @@ impl Restoring {
         let mut request = request(&plan, host, options)?;
         let joined = external::restored_namespaces(&plan)?;
         request.join = joined.entered;
-        let streams = streams(io, &descriptors, &mut request);
+        let streams = streams(io.owned()?, &descriptors, &mut request);
         let mut inherited = Vec::new();
         for (number, (key, file)) in (FIRST_INHERITED..).zip(joined.inherited) {
             request.inherit.push((key, number));

@@ -23,15 +23,19 @@ pub(super) fn hide() -> Result<(), Errno> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
-/// Groups and ids; the permitted capabilities stay.
-pub(super) fn set_ids(process: &Process) -> Result<(), Errno> {
+/// The supplementary groups.
+pub(super) fn set_groups(process: &Process) -> Result<(), Errno> {
     let groups = if left_out(Defence::Groups) { Ok(()) } else { rustix::thread::set_thread_groups(&process.groups) };
     match groups {
         // A user namespace without the right to set groups (user_namespaces(7)) keeps those it has; asking for more
         // is refused by the plan.
-        Err(Errno::PERM) if process.groups.is_empty() => {}
-        result => result?,
+        Err(Errno::PERM) if process.groups.is_empty() => Ok(()),
+        result => result,
     }
+}
+
+/// User and group; the permitted capabilities stay.
+pub(super) fn set_ids(process: &Process) -> Result<(), Errno> {
     let (user, group) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     rustix::thread::set_thread_res_gid(Some(group), Some(group), Some(group))?;
     rustix::thread::set_thread_res_uid(Some(user), Some(user), Some(user))?;
@@ -58,7 +62,10 @@ pub(super) fn set_capabilities(process: &Process) -> Result<(), Errno> {
         permitted: wanted.permitted,
         inheritable: wanted.inheritable,
     })?;
-    caps::ambient_clear()?;
+    // What is not inheritable has just been taken out of the ambient set (capset(2) as in `cap_capset`).
+    if wanted.inheritable != 0 {
+        caps::ambient_clear()?;
+    }
     for capability in 0..wanted.known {
         if wanted.ambient & (1 << capability) != 0 {
             caps::ambient_raise(capability)?;

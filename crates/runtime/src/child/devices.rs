@@ -9,16 +9,26 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use sys::undefended::{Defence, left_out};
 
+use super::mounts::Site;
 use super::path::{self, Text};
 use super::{Child, Console, Device, DeviceKind, Kind, Link, mounts};
 
 /// `/dev/ptmx` and `/dev/pts/ptmx`.
 const PTMX: (u32, u32) = (5, 2);
 
-pub(super) fn make_devices(root: BorrowedFd<'_>, parent: &CStr, devices: &[Device]) -> Result<(), Errno> {
-    let parent = path::directory(root, parent)?;
+/// The directory for devices and links, and whether it has to be put away.
+fn open_parent<'a>(site: Site<'a>, parent: &CStr, opened: &'a mut Option<OwnedFd>) -> Result<BorrowedFd<'a>, Errno> {
+    match site.ground.own_directory(parent) {
+        Some(directory) => Ok(directory),
+        None => Ok(OwnedFd::as_fd(opened.insert(path::directory(site.root, parent)?))),
+    }
+}
+
+pub(super) fn make_devices(site: Site<'_>, parent: &CStr, devices: &[Device]) -> Result<(), Errno> {
+    let mut opened = None;
+    let parent = open_parent(site, parent, &mut opened)?;
     for device in devices {
-        make_device(parent.as_fd(), device)?;
+        make_device(parent, device)?;
     }
     Ok(())
 }
@@ -49,14 +59,15 @@ fn make_device(parent: BorrowedFd<'_>, device: &Device) -> Result<(), Errno> {
     rustix::fs::chownat(parent, device.name.as_c_str(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-pub(super) fn make_links(root: BorrowedFd<'_>, parent: &CStr, links: &[Link]) -> Result<(), Errno> {
-    let parent = path::directory(root, parent)?;
+pub(super) fn make_links(site: Site<'_>, parent: &CStr, links: &[Link]) -> Result<(), Errno> {
+    let mut opened = None;
+    let parent = open_parent(site, parent, &mut opened)?;
     for link in links {
-        match rustix::fs::symlinkat(link.target.as_c_str(), &parent, link.name.as_c_str()) {
+        match rustix::fs::symlinkat(link.target.as_c_str(), parent, link.name.as_c_str()) {
             // The container's root may come with `/dev/ptmx` as a device of the host's devpts: ours replaces it.
             Err(Errno::EXIST) if link.name.as_c_str() == c"ptmx" => {
-                path::unlink(parent.as_fd(), &link.name)?;
-                rustix::fs::symlinkat(link.target.as_c_str(), &parent, link.name.as_c_str())?;
+                path::unlink(parent, &link.name)?;
+                rustix::fs::symlinkat(link.target.as_c_str(), parent, link.name.as_c_str())?;
             }
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),

@@ -63,13 +63,13 @@ impl Child<'_> {
         let input = write_state(hook).map_err(Failure::new)?;
         let said = rustix::fs::memfd_create(c"said", MemfdFlags::CLOEXEC).map_err(Failure::new)?;
         // A hook of createContainer finds the root file system where it stands, before it is the root.
-        let place = if hook.kind == HookKind::CreateContainer { self.root.as_ref() } else { None };
+        let place = if hook.kind == HookKind::CreateContainer { self.root().ok() } else { None };
         let environment = environment.filter(|_| hook.environment.is_empty()).unwrap_or(&hook.environment);
         // SAFETY: this process has one thread; the new one only duplicates descriptors and executes.
         #[expect(unsafe_code, reason = "hooks need a process of their own")]
         let forked = unsafe { sys::clone::fork(0, None) };
         let pidfd = match forked {
-            Ok(Forked::Child) => execute(hook, environment, place.map(AsFd::as_fd), input.as_fd(), said.as_fd()),
+            Ok(Forked::Child) => execute(hook, environment, place, input.as_fd(), said.as_fd()),
             Ok(Forked::Parent { pidfd, .. }) => pidfd,
             Err(errno) => return Err(Failure::new(errno)),
         };

@@ -10,13 +10,38 @@ use sys::undefended::{Defence, left_out};
 
 use super::mounts::{self, attach, copy, make_read_only, mount_raw, set_read_only};
 use super::path::{self, Text};
-use super::{Child, MountStep};
+use super::scratch::Scratch;
+use super::{Child, MountStep, What};
 
-impl Child<'_> {
+/// Names in procfs that are plain files in every kernel that has them, and those that are directories: no link can be
+/// there, so that a mount on the name is a mount on the thing.
+const FILES: [&CStr; 8] = [
+    c"interrupts",
+    c"kcore",
+    c"keys",
+    c"latency_stats",
+    c"sched_debug",
+    c"sysrq-trigger",
+    c"timer_list",
+    c"timer_stats",
+];
+const DIRECTORIES: [&CStr; 7] = [c"acpi", c"asound", c"bus", c"fs", c"irq", c"scsi", c"sys"];
+
+impl<'script> Child<'script> {
     /// Makes a mount, and keeps the procfs of the container at hand.
-    pub(super) fn mount(&mut self, step: &MountStep) -> Result<(), Errno> {
-        let made = mounts::mount(self.root()?, step)?;
+    pub(super) fn mount(&mut self, step: &'script MountStep) -> Result<(), Errno> {
+        let made = mounts::mount(self.site()?, step)?;
+        if step.target.to_bytes().starts_with(b"proc/") {
+            self.procfs_bare = false;
+        }
         if step.target.as_c_str() != c"proc" {
+            match &step.what {
+                What::Filesystem(_) => self.ground.mounted(step, made),
+                What::Detached(_) | What::Bind(_) | What::Legacy(_) => {
+                    self.ground.mounted(step, None);
+                    made.into_iter().for_each(|mount| self.scratch.put(mount));
+                }
+            }
             return Ok(());
         }
         // Without a descriptor of the new mount, of what is there now, if it is a procfs.
@@ -26,6 +51,7 @@ impl Child<'_> {
         };
         let procfs = mounts::is_procfs(found.as_fd())?;
         self.procfs = Some(found).filter(|_| procfs && !left_out(Defence::ProcMasks));
+        self.procfs_bare = matches!(step.what, What::Filesystem(_)) && step.instead.is_none();
         Ok(())
     }
 
@@ -39,53 +65,86 @@ impl Child<'_> {
         }
     }
 
+    /// The container's procfs and a name in it that is no link, if nothing is mounted in there.
+    fn plain_name<'path>(&self, path: &'path CStr) -> Option<(BorrowedFd<'_>, &'path CStr)> {
+        let features = sys::features();
+        let procfs = self.procfs.as_ref().filter(|_| self.procfs_bare)?;
+        let name = CStr::from_bytes_with_nul(path.to_bytes_with_nul().strip_prefix(b"proc/")?).ok()?;
+        let usable = features.new_mount_api && features.mount_setattr;
+        (usable && (DIRECTORIES.contains(&name) || FILES.contains(&name))).then_some((procfs.as_fd(), name))
+    }
+
+    /// Whether what a path leads to in procfs is a directory, where that is known without a look.
+    fn kind_in_procfs(&self, path: &CStr) -> Option<bool> {
+        self.plain_name(path).map(|(_, name)| DIRECTORIES.contains(&name))
+    }
+
     pub(super) fn read_only(&self, path: &CStr) -> Result<(), Errno> {
+        if let Some((procfs, name)) = self.plain_name(path) {
+            return mounts::read_only_name(procfs, &self.scratch, name);
+        }
         let (base, path) = self.base(path)?;
-        mounts::read_only(base, path)
+        mounts::read_only(base, &self.scratch, path)
     }
 
     /// Hides what is at `path` behind an empty read-only directory, or behind the null device.
     pub(super) fn mask_path(&mut self, path: &CStr) -> Result<(), Errno> {
+        let known = self.kind_in_procfs(path);
         let (base, path) = self.base(path)?;
         let place = match path::open(base, path, OFlags::empty()) {
             Ok(place) => place,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(errno) => return Err(errno),
         };
-        let directory = FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) == FileType::Directory;
+        let directory = match known {
+            Some(directory) => directory,
+            None => FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) == FileType::Directory,
+        };
         if !sys::features().new_mount_api {
             return mask_legacy(base, place.as_fd(), path, directory);
         }
         if directory {
-            let fresh = if self.mask.is_none() { Some(empty_directory()?) } else { None };
-            return cover(&mut self.mask, fresh, place.as_fd());
-        }
-        if left_out(Defence::Null) {
+            cover(&mut self.mask, &self.scratch, place.as_fd(), || empty_directory(&self.scratch))?;
+        } else if left_out(Defence::Null) {
             let null = path::open(self.root()?, c"dev/null", OFlags::empty())?;
-            return attach(copy(null.as_fd(), false)?.as_fd(), place.as_fd());
+            attach(copy(null.as_fd(), false)?.as_fd(), place.as_fd())?;
+        } else {
+            match &self.script.null {
+                Some(null) if self.mask_null.is_none() && !self.null_used => {
+                    attach(null.as_fd(), place.as_fd())?;
+                    self.null_used = true;
+                }
+                Some(null) => self.scratch.put(attach_copy(null.as_fd(), place.as_fd())?),
+                None => cover(&mut self.mask_null, &self.scratch, place.as_fd(), null_device)?,
+            }
         }
-        let fresh = match &self.mask_null {
-            None => match &self.script.null {
-                Some(null) => Some(rustix::io::fcntl_dupfd_cloexec(null, 3)?),
-                None => Some(null_device()?),
-            },
-            Some(_) => None,
-        };
-        cover(&mut self.mask_null, fresh, place.as_fd())
+        self.scratch.put(place);
+        Ok(())
     }
 }
 
-/// Attaches `fresh`, or a copy of the `used` one. Kernels before 6.15 copy only what is attached somewhere.
-fn cover(used: &mut Option<OwnedFd>, fresh: Option<OwnedFd>, place: BorrowedFd<'_>) -> Result<(), Errno> {
-    match (fresh, used.as_ref()) {
-        (Some(mount), _) => {
-            attach(mount.as_fd(), place)?;
-            *used = Some(mount);
-            Ok(())
-        }
-        (None, Some(mount)) => attach(copy(mount.as_fd(), false)?.as_fd(), place),
-        (None, None) => Err(Errno::BADF),
+/// Attaches a copy of what is attached elsewhere: kernels before 6.15 copy nothing else.
+fn attach_copy(attached: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let mount = copy(attached, false)?;
+    attach(mount.as_fd(), place)?;
+    Ok(mount)
+}
+
+/// Attaches what `make` makes, or a copy of the one that was `used` first.
+fn cover(
+    used: &mut Option<OwnedFd>,
+    scratch: &Scratch,
+    place: BorrowedFd<'_>,
+    make: impl FnOnce() -> Result<OwnedFd, Errno>,
+) -> Result<(), Errno> {
+    if let Some(mount) = used {
+        scratch.put(attach_copy(mount.as_fd(), place)?);
+        return Ok(());
     }
+    let mount = make()?;
+    attach(mount.as_fd(), place)?;
+    *used = Some(mount);
+    Ok(())
 }
 
 /// The host's null device as a read-only mount, where the parent had no right to make it.
@@ -101,7 +160,7 @@ fn null_device() -> Result<OwnedFd, Errno> {
     Ok(mount)
 }
 
-fn empty_directory() -> Result<OwnedFd, Errno> {
+fn empty_directory(scratch: &Scratch) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&context, c"nr_inodes", c"2")?;
     rustix::mount::fsconfig_create(&context)?;
@@ -109,7 +168,9 @@ fn empty_directory() -> Result<OwnedFd, Errno> {
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes);
+    scratch.put(context);
+    mount
 }
 
 fn mask_legacy(root: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &CStr, directory: bool) -> Result<(), Errno> {

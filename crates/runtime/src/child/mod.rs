@@ -9,6 +9,7 @@
 mod copy;
 mod creds;
 mod devices;
+mod ground;
 mod home;
 mod hooks;
 mod mask;
@@ -17,24 +18,31 @@ mod netdev;
 mod path;
 mod proc;
 mod program;
+mod scratch;
 mod spaces;
 mod step;
 
+use std::ffi::CStr;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use ground::Ground;
+use mounts::Site;
 pub(crate) use netdev::{REQUEST_BYTES, outcome};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use rustix::process::{Resource, Rlimit};
+use scratch::Scratch;
 pub(crate) use step::{
     Awaited, Bind, Capabilities, Console, Device, DeviceKind, Filesystem, Hook, HookKind, IdMap, Legacy, Link,
     MountStep, NetDevice, Process, RootTree, Script, Stdio, Step, StringArray, What,
 };
 use sys::clone::exit_now;
+use sys::mount::MountAttr;
 use sys::undefended::{Defence, left_out};
 
 /// What the child tells the parent. Sent whole, as one packet.
@@ -132,17 +140,37 @@ struct Child<'script> {
     /// Number of the step that runs.
     step: u32,
     /// The root file system, once attached.
-    root: Option<OwnedFd>,
+    root: Root<'script>,
+    /// Mounts of our own in which places need not be looked for.
+    ground: Ground<'script>,
+    /// What is open and of no use any more.
+    scratch: Scratch,
     /// Our end of the terminal.
     terminal: Option<OwnedFd>,
     /// The empty read-only directory that masks others.
     mask: Option<OwnedFd>,
     /// The null device that masks files.
     mask_null: Option<OwnedFd>,
+    /// Whether the parent's null device is attached somewhere.
+    null_used: bool,
     /// The procfs of the container, as mounted.
     procfs: Option<OwnedFd>,
+    /// Whether that one was made here and nothing is mounted below it.
+    procfs_bare: bool,
+    /// The procfs of the host, checked.
+    host_procfs: Option<OwnedFd>,
+    /// Whether nothing that is unmounted here is unmounted on the host.
+    apart: bool,
     /// Whether `/proc/self/exe` names our program still, in a form that could be executed.
     own_program_in_reach: bool,
+}
+
+/// The root file system.
+enum Root<'script> {
+    None,
+    /// The parent's mount, which is attached.
+    Mount(&'script OwnedFd),
+    Opened(OwnedFd),
 }
 
 /// Ends the process if the script fails; otherwise it becomes the program.
@@ -154,11 +182,17 @@ pub(crate) fn run(script: &Script, sync: BorrowedFd<'_>) -> ! {
         script,
         sync,
         step: 0,
-        root: None,
+        root: Root::None,
+        ground: Ground::default(),
+        scratch: Scratch::new(script.few_descriptors),
         terminal: None,
         mask: None,
         mask_null: None,
+        null_used: false,
         procfs: None,
+        procfs_bare: false,
+        host_procfs: None,
+        apart: false,
         own_program_in_reach: !left,
     };
     // Modes are meant as they are said.
@@ -173,8 +207,8 @@ pub(crate) fn run(script: &Script, sync: BorrowedFd<'_>) -> ! {
     exit_now(0)
 }
 
-impl Child<'_> {
-    fn run_steps(&mut self, steps: &[Step], base: usize) {
+impl<'script> Child<'script> {
+    fn run_steps(&mut self, steps: &'script [Step], base: usize) {
         for (index, step) in steps.iter().enumerate() {
             self.step = u32::try_from(base + index).unwrap_or(u32::MAX);
             if let Err(errno) = self.run_step(step) {
@@ -199,10 +233,11 @@ impl Child<'_> {
         }
     }
 
-    fn run_step(&mut self, step: &Step) -> Result<(), Errno> {
+    fn run_step(&mut self, step: &'script Step) -> Result<(), Errno> {
         match step {
             Step::Await(Awaited::Admission) => self.enter_cgroup(),
             Step::HooksDue => {
+                self.ground.give_up();
                 self.send(Kind::HooksDue, 0, 0);
                 self.wait_for_parent()
             }
@@ -211,32 +246,45 @@ impl Child<'_> {
             Step::JoinDeferred(list) => spaces::join_deferred(list),
             Step::JoinProcess { pidfd, kinds } => spaces::join(pidfd.as_fd(), *kinds),
             Step::Unshare(kinds) => spaces::unshare(*kinds),
-            Step::TimeOffsets(text) => spaces::time_offsets(text),
+            Step::TimeOffsets(text) => spaces::time_offsets(|| {
+                if text.is_empty() { Ok(()) } else { self.write_proc(c"self/timens_offsets", text) }
+            }),
             Step::BecomeRoot => creds::become_root(),
             Step::Hide => creds::hide(),
             Step::Hostname(name) => spaces::set_hostname(name),
             Step::Domainname(name) => spaces::set_domainname(name),
             Step::Loopback => spaces::loopback_up(),
-            Step::Propagation(flags) => mounts::propagate(*flags),
+            Step::Propagation(flags) => {
+                self.apart = flags & libc::MS_REC != 0 && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0;
+                mounts::propagate(*flags)
+            }
             Step::Root(tree) => {
-                self.root = Some(mounts::attach_root(tree)?);
+                self.root = match (mounts::attach_root(tree)?, tree) {
+                    (Some(opened), _) => Root::Opened(opened),
+                    (None, RootTree::Detached { mount, .. }) => Root::Mount(mount),
+                    (None, RootTree::Path { .. }) => return Err(Errno::BADF),
+                };
                 Ok(())
             }
             Step::Mount(mount) => self.mount(mount),
             Step::ReadOnlyMount { path } => mounts::make_read_only(self.root()?, path),
-            Step::Devices { parent, devices } => devices::make_devices(self.root()?, parent, devices),
-            Step::Links { parent, links } => devices::make_links(self.root()?, parent, links),
+            Step::Seal { path, set, propagation } => self.seal(path, *set, propagation),
+            Step::Devices { parent, devices } => devices::make_devices(self.site()?, parent, devices),
+            Step::Links { parent, links } => devices::make_links(self.site()?, parent, links),
             Step::Console(console) => self.open_console(console),
-            Step::Hook(hook) => self.run_hook(hook),
+            Step::Hook(hook) => {
+                self.ground.give_up();
+                self.run_hook(hook)
+            }
             Step::Sysctl { path, value } if left_out(Defence::ProcWrites) => {
                 spaces::write_below(self.root()?, path, value)
             }
-            Step::Sysctl { path, value } => proc::write(path, value),
-            Step::Label { path, otherwise, value, .. } => match (proc::write(path, value), otherwise) {
-                (Err(Errno::NOENT), Some(otherwise)) => proc::write(otherwise, value),
+            Step::Sysctl { path, value } => self.write_proc(path, value),
+            Step::Label { path, otherwise, value, .. } => match (self.write_proc(path, value), otherwise) {
+                (Err(Errno::NOENT), Some(otherwise)) => self.write_proc(otherwise, value),
                 (result, _) => result,
             },
-            Step::OomScore(score) => match proc::write(c"self/oom_score_adj", score) {
+            Step::OomScore(score) => match self.write_proc(c"self/oom_score_adj", score) {
                 Err(errno @ (Errno::PERM | Errno::ACCESS)) => {
                     self.warn(errno);
                     Ok(())
@@ -244,18 +292,24 @@ impl Child<'_> {
                 result => result,
             },
             Step::WorkingDirectory { .. } if left_out(Defence::Cwd) => Ok(()),
+            // The root itself is there.
+            Step::WorkingDirectory { path } if path.is_empty() => Ok(()),
             Step::WorkingDirectory { path } => path::directory(self.root()?, path).map(drop),
             Step::Pivot { by_move } => {
+                self.host_procfs = None;
                 if let (Some(program), None) = (&self.script.own_program, by_move) {
                     // It goes away with the old root then. If it cannot be, its last holder takes it down.
                     let _ = program.attach(c"/dev/null");
                 }
-                mounts::change_root(self.root()?, by_move.as_deref())
+                mounts::change_root(self.root()?, by_move.as_deref(), self.apart)
             }
-            Step::Chroot => mounts::chroot(self.root()?),
+            Step::Chroot => {
+                self.host_procfs = None;
+                mounts::chroot(self.root()?)
+            }
             Step::EnterRoot(root) => {
                 mounts::chroot(root.as_fd())?;
-                self.root = Some(rustix::io::fcntl_dupfd_cloexec(root, 3)?);
+                self.root = Root::Mount(root);
                 Ok(())
             }
             Step::RootReadOnly => mounts::root_read_only(self.root()?),
@@ -263,8 +317,8 @@ impl Child<'_> {
             Step::Mask { path } => self.mask_path(path),
             Step::ReadOnly { path } => self.read_only(path),
             Step::OwnRoot => {
-                let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-                self.root = Some(rustix::fs::open(c"/", flags, rustix::fs::Mode::empty())?);
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                self.root = Root::Opened(rustix::fs::open(c"/", flags, rustix::fs::Mode::empty())?);
                 Ok(())
             }
             Step::NetDevice { device, up } => netdev::configure(device, up),
@@ -289,6 +343,7 @@ impl Child<'_> {
         for (resource, limit) in limits {
             if *resource == Resource::Nofile && limit.current.is_some_and(|number| number < FEW_DESCRIPTORS) {
                 self.close_mounts();
+                self.scratch.empty();
             }
             match rustix::process::setrlimit(*resource, *limit) {
                 Err(errno @ Errno::PERM) if !vital => self.warn(errno),
@@ -316,7 +371,41 @@ impl Child<'_> {
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
-        self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
+        match &self.root {
+            Root::None => Err(Errno::BADF),
+            Root::Mount(mount) => Ok(mount.as_fd()),
+            Root::Opened(root) => Ok(root.as_fd()),
+        }
+    }
+
+    /// What mounts and devices are made with.
+    fn site(&self) -> Result<Site<'_>, Errno> {
+        Ok(Site { root: self.root()?, ground: &self.ground, scratch: &self.scratch })
+    }
+
+    /// Writes to the host's procfs.
+    fn write_proc(&mut self, path: &CStr, value: &[u8]) -> Result<(), Errno> {
+        let root = match &self.host_procfs {
+            Some(root) => root,
+            None => self.host_procfs.insert(proc::root()?),
+        };
+        let file = proc::open(root.as_fd(), path, OFlags::WRONLY)?;
+        let written = rustix::io::write(&file, value)?;
+        self.scratch.put(file);
+        if written == value.len() { Ok(()) } else { Err(Errno::IO) }
+    }
+
+    /// Changes attributes of a mount of our own making and of all mounts below it.
+    fn seal(&self, path: &CStr, set: u64, propagation: &[u64]) -> Result<(), Errno> {
+        let mount = self.ground.own_directory(path).ok_or(Errno::BADF)?;
+        let (first, rest) = propagation.split_first().map_or((0, propagation), |(first, rest)| (*first, rest));
+        let change = MountAttr { set, propagation: first & !libc::MS_REC, ..MountAttr::default() };
+        sys::mount::mount_setattr(mount, c"", true, &change)?;
+        for flags in rest {
+            let change = MountAttr { propagation: flags & !libc::MS_REC, ..MountAttr::default() };
+            sys::mount::mount_setattr(mount, c"", true, &change)?;
+        }
+        Ok(())
     }
 
     /// Waits to be admitted. The descriptors that come with the byte lead into the container's cgroups; the byte is one

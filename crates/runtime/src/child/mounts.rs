@@ -9,7 +9,9 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use sys::mount::{MountAttr, attr};
 use sys::undefended::{Defence, left_out};
 
+use super::ground::Ground;
 use super::path::{self, Text};
+use super::scratch::Scratch;
 use super::{Bind, Filesystem, Legacy, MountStep, RootTree, What, copy};
 
 const REC: u64 = libc::MS_REC;
@@ -38,8 +40,9 @@ pub(super) fn propagate(flags: u64) -> Result<(), Errno> {
     mount_raw(None, c"/", None, flags, None)
 }
 
-/// Puts the root file system into this mount namespace, without making it the root yet.
-pub(super) fn attach_root(tree: &RootTree) -> Result<OwnedFd, Errno> {
+/// Puts the root file system into this mount namespace, without making it the root yet. Gives a descriptor of it where
+/// the tree has none.
+pub(super) fn attach_root(tree: &RootTree) -> Result<Option<OwnedFd>, Errno> {
     match tree {
         RootTree::Detached { mount, place } => {
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
@@ -52,28 +55,37 @@ pub(super) fn attach_root(tree: &RootTree) -> Result<OwnedFd, Errno> {
                 },
                 None => attach(c"/"),
             }?;
-            rustix::io::fcntl_dupfd_cloexec(mount, 3)
+            Ok(None)
         }
         RootTree::Path { directory, propagation } => {
             mount_raw(Some(directory), directory, None, libc::MS_BIND | REC, None)?;
             mount_raw(None, directory, None, *propagation, None)?;
-            rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(directory, flags, Mode::empty()).map(Some)
         }
     }
 }
 
+/// What mounts are made with.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) root: BorrowedFd<'a>,
+    pub(super) ground: &'a Ground<'a>,
+    pub(super) scratch: &'a Scratch,
+}
+
 /// Makes a mount and attaches it. A file system that was made here comes back.
-pub(super) fn mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<Option<OwnedFd>, Errno> {
-    match mount_what(root, step, &step.what) {
+pub(super) fn mount(site: Site<'_>, step: &MountStep) -> Result<Option<OwnedFd>, Errno> {
+    match mount_what(site, step, &step.what) {
         Err(errno @ (Errno::PERM | Errno::BUSY)) => match &step.instead {
-            Some(what) => mount_what(root, step, what),
+            Some(what) => mount_what(site, step, what),
             None => Err(errno),
         },
         result => result,
     }
 }
 
-fn mount_what(root: BorrowedFd<'_>, step: &MountStep, what: &What) -> Result<Option<OwnedFd>, Errno> {
+fn mount_what(site: Site<'_>, step: &MountStep, what: &What) -> Result<Option<OwnedFd>, Errno> {
     let mut made = None;
     let mut directory = step.directory;
     if let What::Bind(bind) = what
@@ -81,27 +93,56 @@ fn mount_what(root: BorrowedFd<'_>, step: &MountStep, what: &What) -> Result<Opt
     {
         let mount = made.insert(make_bind(bind)?);
         directory = FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode) == FileType::Directory;
+    } else if let Some(spot) = site.ground.place(site.root, step) {
+        match what {
+            What::Legacy(legacy) => {
+                if let Some(result) = spot.mount(legacy) {
+                    return result.map(|()| None);
+                }
+            }
+            What::Detached(mount) => {
+                if spot.attach(mount.as_fd()).is_ok() {
+                    return Ok(None);
+                }
+            }
+            What::Bind(bind) => {
+                let mount = made.insert(make_bind(bind)?);
+                if spot.attach(mount.as_fd()).is_ok() {
+                    return Ok(made);
+                }
+            }
+            What::Filesystem(filesystem) => {
+                let mount = made.insert(make(site.scratch, filesystem, None)?);
+                if spot.attach(mount.as_fd()).is_ok() {
+                    return Ok(made);
+                }
+            }
+        }
     }
-    let place = Place::find(root, step, directory)?;
-    let mount = match what {
-        What::Detached(mount) => mount.as_fd(),
-        What::Bind(bind) => match &mut made {
-            Some(mount) => OwnedFd::as_fd(mount),
-            None => OwnedFd::as_fd(made.insert(make_bind(bind)?)),
-        },
-        What::Filesystem(filesystem) => {
-            let fresh = make(filesystem, place.mode(step)?)?;
+    // What was made for a place that is not as plain as it seemed is attached where a walk leads.
+    let place = Place::find(site.root, step, directory)?;
+    let mount = match (what, &mut made) {
+        (_, Some(mount)) => OwnedFd::as_fd(mount),
+        (What::Detached(mount), None) => mount.as_fd(),
+        (What::Bind(bind), None) => OwnedFd::as_fd(made.insert(make_bind(bind)?)),
+        (What::Filesystem(filesystem), None) => {
+            let fresh = make(site.scratch, filesystem, place.mode(step)?)?;
             if step.copy_up {
                 copy::tree(place.fd.as_fd(), fresh.as_fd())?;
             }
             OwnedFd::as_fd(made.insert(fresh))
         }
-        What::Legacy(legacy) => return mount_legacy(root, step, legacy, &place).map(|()| None),
+        (What::Legacy(legacy), None) => {
+            let mounted = mount_legacy(site.root, step, legacy, &place);
+            site.scratch.put(place.fd);
+            return mounted.map(|()| None);
+        }
     };
     attach(mount, place.fd.as_fd())?;
     for flags in &step.propagation {
         set_propagation(mount, *flags)?;
     }
+    site.scratch.put(place.fd);
     Ok(made)
 }
 
@@ -191,7 +232,7 @@ fn remount(mount: BorrowedFd<'_>, name: &CStr, flags: u64) -> Result<(), Errno> 
     }
 }
 
-fn make(filesystem: &Filesystem, mode: Option<u32>) -> Result<OwnedFd, Errno> {
+fn make(scratch: &Scratch, filesystem: &Filesystem, mode: Option<u32>) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(filesystem.kind.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&context, c"source", filesystem.source.as_c_str())?;
     if let Some(mode) = mode {
@@ -207,10 +248,29 @@ fn make(filesystem: &Filesystem, mode: Option<u32>) -> Result<OwnedFd, Errno> {
     }
     rustix::mount::fsconfig_create(&context)?;
     let attributes = MountAttrFlags::from_bits_retain(filesystem.attributes);
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes);
+    scratch.put(context);
+    mount
 }
 
 fn make_bind(bind: &Bind) -> Result<OwnedFd, Errno> {
+    let whole_tree = |flags: u64| flags & REC != 0 || !bind.recursive;
+    // What is made private has nothing left of what was set before.
+    let last = bind.propagation.iter().rposition(|flags| flags & libc::MS_PRIVATE != 0 && whole_tree(*flags));
+    let propagation = bind.propagation.get(last.unwrap_or(0)..).unwrap_or_default();
+    let [(set, clear), (set_below, clear_below)] = bind.attributes;
+    let whole = if bind.recursive { set == 0 && clear == 0 } else { set_below == 0 && clear_below == 0 };
+    if let ([only], true, None) = (propagation, whole, &bind.id_map)
+        && whole_tree(*only)
+    {
+        let (set, clear) = if bind.recursive { (set_below, clear_below) } else { (set, clear) };
+        let change = MountAttr { set, clear, propagation: only & !REC, ..MountAttr::default() };
+        match sys::mount::copy_with(rustix::fs::CWD, &bind.source, bind.recursive, true, &change) {
+            // What is locked is looked at below.
+            Err(Errno::PERM) => {}
+            result => return result,
+        }
+    }
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if bind.recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -237,7 +297,7 @@ fn make_bind(bind: &Bind) -> Result<OwnedFd, Errno> {
             result => result?,
         }
     }
-    for flags in &bind.propagation {
+    for flags in propagation {
         set_propagation(mount.as_fd(), *flags)?;
     }
     Ok(mount)
@@ -301,7 +361,7 @@ fn flags_of(mount: BorrowedFd<'_>) -> Result<u64, Errno> {
 }
 
 /// Makes everything at `path` appear read-only, by a mount of it on itself. What is not there needs nothing.
-pub(super) fn read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
+pub(super) fn read_only(root: BorrowedFd<'_>, scratch: &Scratch, path: &CStr) -> Result<(), Errno> {
     let place = match path::open(root, path, OFlags::empty()) {
         Ok(place) => place,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -310,7 +370,10 @@ pub(super) fn read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> 
     if sys::features().new_mount_api && sys::features().mount_setattr {
         let tree = copy(place.as_fd(), true)?;
         set_read_only(tree.as_fd())?;
-        return attach(tree.as_fd(), place.as_fd());
+        attach(tree.as_fd(), place.as_fd())?;
+        scratch.put(tree);
+        scratch.put(place);
+        return Ok(());
     }
     let mut name = Text::new();
     path::magic(place.as_fd(), &mut name)?;
@@ -319,9 +382,26 @@ pub(super) fn read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> 
     make_read_only(root, path)
 }
 
-/// Makes `root` the root of this process and takes the old one out of reach.
-/// Makes `root` the root. With `by_move`, by moving it over the old one, in which these places are emptied before.
-pub(super) fn change_root(root: BorrowedFd<'_>, by_move: Option<&[CString]>) -> Result<(), Errno> {
+/// As [`read_only`], for a name in a procfs that is no link and below which nothing is mounted.
+pub(super) fn read_only_name(procfs: BorrowedFd<'_>, scratch: &Scratch, name: &CStr) -> Result<(), Errno> {
+    let change = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+    let tree = match sys::mount::copy_with(procfs, name, false, false, &change) {
+        Err(Errno::NOENT) => return Ok(()),
+        result => result?,
+    };
+    attach_name(tree.as_fd(), procfs, name)?;
+    scratch.put(tree);
+    Ok(())
+}
+
+/// Attaches a mount at a name in a directory, following nothing.
+pub(super) fn attach_name(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    rustix::mount::move_mount(mount, c"", directory, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Makes `root` the root of this process and takes the old one out of reach. With `by_move`, by moving it over the old one, in which these places are emptied before.
+/// `apart`: nothing that is unmounted in this namespace is unmounted on the host any more.
+pub(super) fn change_root(root: BorrowedFd<'_>, by_move: Option<&[CString]>, apart: bool) -> Result<(), Errno> {
     if let Some(places) = by_move {
         // What is unmounted here must not be unmounted on the host.
         mount_raw(None, c"/", None, libc::MS_SLAVE | REC, None)?;
@@ -344,10 +424,16 @@ pub(super) fn change_root(root: BorrowedFd<'_>, by_move: Option<&[CString]>) -> 
         rustix::process::chroot(c".")?;
         return rustix::process::chdir(c"/");
     }
+    if apart {
+        rustix::process::fchdir(root)?;
+        // The old root lands on top of the new one, where it needs no directory to be put into and is found first
+        // (pivot_root(2), NOTES).
+        rustix::process::pivot_root(c".", c".")?;
+        return rustix::mount::unmount(c".", UnmountFlags::DETACH);
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = rustix::fs::open(c"/", flags, Mode::empty())?;
     rustix::process::fchdir(root)?;
-    // The old root lands on top of the new one, where it needs no directory to be put into (pivot_root(2), NOTES).
     rustix::process::pivot_root(c".", c".")?;
     rustix::process::fchdir(&old)?;
     // What is unmounted here must not be unmounted on the host.

@@ -81,11 +81,16 @@ pub(super) fn file(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> 
 
 /// Makes an empty file, unless the name is taken.
 fn make_file(directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno),
+    match make_new_file(directory, name) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
     }
+}
+
+/// Makes an empty file; EEXIST if the name is taken.
+pub(super) fn make_new_file(directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644)).map(drop)
 }
 
 /// Splits the last name off a relative path without a trailing slash.

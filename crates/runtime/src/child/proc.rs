@@ -5,7 +5,7 @@
 //! checked: its magic number, its root's inode, and that nothing is mounted between there and the file.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -13,30 +13,25 @@ use rustix::io::Errno;
 /// Inode number of the root of every procfs (`PROC_ROOT_INO`).
 const ROOT_INODE: u64 = 1;
 
-/// Writes to a file of procfs; `path` is relative to its root.
-pub(super) fn write(path: &CStr, value: &[u8]) -> Result<(), Errno> {
-    let file = open(path, OFlags::WRONLY)?;
-    let written = rustix::io::write(&file, value)?;
-    if written == value.len() { Ok(()) } else { Err(Errno::IO) }
-}
-
-/// Opens a file of procfs; `path` is relative to its root.
-pub(super) fn open(path: &CStr, access: OFlags) -> Result<OwnedFd, Errno> {
+/// The root of the host's procfs.
+pub(super) fn root() -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/proc", flags, Mode::empty())?;
     check(&root)?;
-    if rustix::fs::fstat(&root)?.st_ino != ROOT_INODE {
-        return Err(Errno::XDEV);
-    }
+    if rustix::fs::fstat(&root)?.st_ino == ROOT_INODE { Ok(root) } else { Err(Errno::XDEV) }
+}
+
+/// Opens a file of procfs; `path` is relative to its root.
+pub(super) fn open(root: BorrowedFd<'_>, path: &CStr, access: OFlags) -> Result<OwnedFd, Errno> {
     let flags = access | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
     if !sys::features().openat2 {
-        let file = rustix::fs::openat(&root, path, flags, Mode::empty())?;
+        let file = rustix::fs::openat(root, path, flags, Mode::empty())?;
         return check(&file).map(|()| file);
     }
     // `self` and `thread-self` are ordinary links; magic ones lead out.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..128 {
-        match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,
         }
@@ -55,9 +50,10 @@ mod tests {
 
     #[test]
     fn only_files_of_procfs() {
+        let root = root().unwrap();
+        let open = |path, access| open(root.as_fd(), path, access);
         assert!(open(c"self/oom_score_adj", OFlags::RDONLY).is_ok());
         assert!(open(c"thread-self/attr/exec", OFlags::RDONLY).is_ok());
-        assert!(write(c"self/oom_score_adj", b"nonsense").is_err());
         assert_eq!(open(c"self/no-such-file", OFlags::RDONLY).unwrap_err(), Errno::NOENT);
         // Magic links and what leads above it are no files of procfs.
         if sys::features().openat2 {

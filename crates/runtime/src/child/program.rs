@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use sys::undefended::{Defence, left_out};
 
 use super::path::Text;
+use super::scratch::Scratch;
 use super::{Child, Kind, Process, Record, Stdio, creds, home, path, send, wait_for_byte};
 
 fn last_errno() -> Errno {
@@ -23,11 +24,13 @@ fn is_null(file: BorrowedFd<'_>) -> bool {
 }
 
 /// The container's `/dev/null`, if that is what it has there.
-fn open_null() -> Option<OwnedFd> {
+fn open_null(scratch: &Scratch) -> Option<OwnedFd> {
     // Looked at before it is opened: opening something else could block.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let seen = rustix::fs::open(c"/dev/null", flags, Mode::empty()).ok()?;
-    if !is_null(seen.as_fd()) {
+    let null = is_null(seen.as_fd());
+    scratch.put(seen);
+    if !null {
         return None;
     }
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -55,14 +58,20 @@ impl Child<'_> {
             rustix::thread::set_no_new_privs(true)?;
         }
         creds::drop_bounding(process)?;
-        sys::caps::keep(true)?;
-        creds::set_ids(process)?;
-        creds::regain()?;
+        creds::set_groups(process)?;
+        if !process.same_ids {
+            sys::caps::keep(true)?;
+            creds::set_ids(process)?;
+            creds::regain()?;
+        }
         if !entered {
             // As the user, who may have rights that root lacks (NFS).
             self.enter_directory_as_user(process)?;
         }
-        check_directory()?;
+        // The root, which this process is in since it was changed, is below itself.
+        if !process.working_directory.is_empty() {
+            check_directory()?;
+        }
         // Whatever is opened from here on closes by itself; and a filter may forbid the call.
         close_later(process);
         if let Some((start, report)) = &process.gate {
@@ -121,16 +130,26 @@ impl Child<'_> {
     fn connect_stdio(&mut self, process: &Process) -> Result<(), Errno> {
         match &process.stdio {
             Stdio::Streams(streams) => {
-                // The null device by the container's own mount: one of the host would stay in use, and CRIU, which knows
-                // the container's mounts only, could not dump it.
                 let mut own = None;
                 for (number, stream) in (0..).zip(streams) {
-                    if own.is_none() && is_null(stream.as_fd()) {
-                        own = open_null();
+                    match self.own_null(stream.as_fd(), &mut own) {
+                        Some(null) => duplicate(null, number)?,
+                        None => duplicate(stream.as_fd(), number)?,
                     }
-                    let own = own.as_ref().filter(|_| is_null(stream.as_fd()));
-                    duplicate(own.unwrap_or(stream).as_fd(), number)?;
                 }
+                own.into_iter().for_each(|null| self.scratch.put(null));
+            }
+            Stdio::Inherited => {
+                let mut own = None;
+                for number in 0..3 {
+                    // SAFETY: whoever made this process has the standard streams open.
+                    #[expect(unsafe_code, reason = "the standard streams have fixed numbers")]
+                    let stream = unsafe { BorrowedFd::borrow_raw(number) };
+                    if let Some(null) = self.own_null(stream, &mut own) {
+                        duplicate(null, number)?;
+                    }
+                }
+                own.into_iter().for_each(|null| self.scratch.put(null));
             }
             Stdio::Terminal => {
                 let terminal = self.terminal.take().ok_or(Errno::BADF)?;
@@ -156,6 +175,18 @@ impl Child<'_> {
         Ok(())
     }
 
+    /// The container's null device, for a stream that is the host's: by its own mount, because one of the host would
+    /// stay in use, and CRIU, which knows the container's mounts only, could not dump it.
+    fn own_null<'own>(&self, stream: BorrowedFd<'_>, own: &'own mut Option<OwnedFd>) -> Option<BorrowedFd<'own>> {
+        if !is_null(stream) {
+            return None;
+        }
+        if own.is_none() {
+            *own = open_null(&self.scratch);
+        }
+        own.as_ref().map(AsFd::as_fd)
+    }
+
     /// False if root may not enter the directory.
     fn enter_directory(&self, process: &Process) -> Result<bool, Errno> {
         match self.enter_directory_as_user(process) {
@@ -174,8 +205,14 @@ impl Child<'_> {
             path.append(process.working_directory.to_bytes())?;
             return rustix::process::chdir(path.as_c_str()?);
         }
+        if process.working_directory.is_empty() {
+            // This process has been in the root since it was changed.
+            return Ok(());
+        }
         let directory = path::open(self.root()?, &process.working_directory, OFlags::DIRECTORY)?;
-        rustix::process::fchdir(&directory)
+        rustix::process::fchdir(&directory)?;
+        self.scratch.put(directory);
+        Ok(())
     }
 
     /// Where the program is. Reports and ends if it is nowhere.

@@ -54,13 +54,11 @@ pub(super) fn unshare(kinds: u64) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Sets the offsets of a new time namespace and enters it. They can only be set while nobody is in it, and `unshare`
+/// Sets the offsets of a new time namespace, by `write`, and enters it. They can only be set while nobody is in it, and `unshare`
 /// leaves the caller outside (time_namespaces(7)).
-pub(super) fn time_offsets(text: &[u8]) -> Result<(), Errno> {
+pub(super) fn time_offsets(write: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
     unshare(sys::clone::flags::NEWTIME)?;
-    if !text.is_empty() {
-        super::proc::write(c"self/timens_offsets", text)?;
-    }
+    write()?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let namespace = rustix::fs::open(c"/proc/self/ns/time_for_children", flags, Mode::empty())?;
     join(namespace.as_fd(), sys::clone::flags::NEWTIME)

@@ -21,6 +21,8 @@ pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
     /// The null device as a detached read-only mount, to mask files with.
     pub(crate) null: Option<OwnedFd>,
+    /// Whether the limit of descriptors is too small to leave any open that is done with.
+    pub(crate) few_descriptors: bool,
     /// Our own program, to let go of before anything of the container is looked at. Where that cannot be had, programs
     /// are looked at instead.
     pub(crate) own_program: Option<OwnProgram>,
@@ -34,6 +36,7 @@ impl Script {
             fork: None,
             steps: Vec::new(),
             null: None,
+            few_descriptors: false,
             own_program: None,
         }
     }
@@ -93,6 +96,14 @@ pub(crate) enum Step {
     Mount(Box<MountStep>),
     ReadOnlyMount {
         path: CString,
+    },
+    /// Attributes and propagation for a mount that this process has made, and for all below it.
+    Seal {
+        path: CString,
+        /// `MOUNT_ATTR_*`.
+        set: u64,
+        /// `MS_SLAVE` and its kin.
+        propagation: Vec<u64>,
     },
     Devices {
         parent: CString,
@@ -335,6 +346,8 @@ pub(crate) struct Hook {
 #[derive(Debug)]
 pub(crate) enum Stdio {
     Streams([OwnedFd; 3]),
+    /// Those of the process that made this one.
+    Inherited,
     Terminal,
 }
 
@@ -354,6 +367,8 @@ pub(crate) struct Process {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<Gid>,
+    /// Whether the process has these ids already, all of them, and always had.
+    pub(crate) same_ids: bool,
     pub(crate) umask: u32,
     pub(crate) capabilities: Capabilities,
     pub(crate) no_new_privileges: bool,

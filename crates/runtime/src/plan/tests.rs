@@ -16,6 +16,8 @@ fn host() -> HostFeatures {
         kcore: true,
         descriptor_limit: 1024,
         own_program: (0, 0),
+        root_ids: true,
+        few_descriptors: false,
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Numbers {
     pub close_range: i64,
     /// `mount_setattr(2)`
     pub mount_setattr: i64,
+    /// `open_tree_attr(2)`, which libc does not know yet.
+    pub open_tree_attr: i64,
     /// `waitid(2)`, whose fifth argument glibc hides.
     pub waitid: i64,
 }
@@ -51,6 +53,8 @@ mod tests {
             clone3: libc::SYS_clone3,
             close_range: libc::SYS_close_range,
             mount_setattr: libc::SYS_mount_setattr,
+            // Numbers from 403 on are the same everywhere.
+            open_tree_attr: 467,
             waitid: libc::SYS_waitid,
         };
         assert_eq!(NATIVE.numbers, libc);
