@@ -18,6 +18,9 @@ use crate::error::Error;
 /// Where the cgroup's path is kept for the `delete` command of a later process.
 pub(crate) const CGROUP_FILE: &str = "cgroup";
 
+/// The same before the container is made: there may be nothing yet, or the cgroup of somebody else.
+pub(crate) const PLANNED_CGROUP_FILE: &str = "cgroup.planned";
+
 /// Name of init's exit record; those of additional processes have a prefix, so that no exec id can collide.
 fn exit_name(exec_id: &str) -> String {
     if exec_id.is_empty() { "init.json".to_owned() } else { format!("exec-{exec_id}.json") }
@@ -46,8 +49,15 @@ impl Records {
     }
 
     /// Writes where the task stands.
-    pub(crate) fn task(&self, init: ProcessIdentity, status: Status, stdio: &StdioPaths) -> Result<(), Error> {
-        let record = TaskRecord { boot_id: self.boot_id.clone(), shim: self.shim, init, status, stdio: stdio.clone() };
+    pub(crate) fn task(
+        &self,
+        init: ProcessIdentity,
+        status: Status,
+        started: bool,
+        stdio: &StdioPaths,
+    ) -> Result<(), Error> {
+        let (boot_id, stdio) = (self.boot_id.clone(), stdio.clone());
+        let record = TaskRecord { boot_id, shim: self.shim, init, status, started, stdio };
         write(&self.bundle, TASK_FILE, &record)
     }
 
@@ -89,8 +99,17 @@ impl Records {
 
     /// Keeps the path of the container's cgroup.
     pub(crate) fn cgroup(&self, path: &str) -> Result<(), Error> {
-        sys::fs::write_atomic(self.bundle.as_fd(), CGROUP_FILE, path.as_bytes(), 0o600)
-            .map_err(|errno| Error::file("write record", CGROUP_FILE, errno))
+        self.cgroup_in(CGROUP_FILE, path)
+    }
+
+    /// Keeps where the container's cgroup will be.
+    pub(crate) fn planned_cgroup(&self, path: &str) -> Result<(), Error> {
+        self.cgroup_in(PLANNED_CGROUP_FILE, path)
+    }
+
+    fn cgroup_in(&self, name: &'static str, path: &str) -> Result<(), Error> {
+        sys::fs::write_atomic(self.bundle.as_fd(), name, path.as_bytes(), 0o600)
+            .map_err(|errno| Error::file("write record", name, errno))
     }
 
     /// Removes the records of an additional process that was deleted.
@@ -138,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::open(dir.path()).unwrap();
         let init = ProcessIdentity { pid: 7, start_time: 9 };
-        records.task(init, Status::Running, &StdioPaths::default()).unwrap();
+        records.task(init, Status::Running, true, &StdioPaths::default()).unwrap();
         let task: TaskRecord = read(dir.path().join(TASK_FILE));
         assert_eq!((task.init, task.status, task.shim.pid), (init, Status::Running, std::process::id()));
         assert_eq!(task.boot_id.len(), 36);

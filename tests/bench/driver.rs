@@ -9,7 +9,6 @@ use api_grpc::services::containers::{Container, CreateContainerRequest, DeleteCo
 use api_grpc::services::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
 use api_grpc::services::tasks::{CreateTaskRequest, DeleteTaskRequest, KillRequest, StartRequest, WaitRequest};
 use client::Client;
-use serde_json::json;
 
 pub const IMAGE: &str = "docker.io/library/busybox:latest";
 const SNAPSHOTTER: &str = "overlayfs";
@@ -40,7 +39,7 @@ impl Subject {
             labels: [("containerd.io/gc.root".to_owned(), "bench".to_owned())].into_iter().collect(),
         };
         let rootfs = self.client.snapshots().prepare(prepare).await?.into_inner().mounts;
-        let document = specification(command, &format!("{}/{id}", self.cgroup));
+        let document = testkit::specification(command, &format!("{}/{id}", self.cgroup));
         let container = Container {
             id: id.into(),
             image: IMAGE.into(),
@@ -102,36 +101,6 @@ impl Subject {
         ensure!(status == 0, "{}: {id} ended with {status}", self.name);
         Ok(began.elapsed())
     }
-}
-
-/// A document like Docker's without its seccomp profile, with a network namespace of its own.
-fn specification(command: &[&str], cgroup: &str) -> serde_json::Value {
-    let capabilities = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"];
-    json!({
-        "ociVersion": "1.0.2",
-        "root": {"path": "rootfs"},
-        "hostname": "bench",
-        "process": {
-            "user": {"uid": 0, "gid": 0}, "args": command, "env": ["PATH=/bin"], "cwd": "/", "noNewPrivileges": true,
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities}
-        },
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}
-        ],
-        "linux": {
-            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network"}],
-            "cgroupsPath": cgroup,
-            "resources": {"devices": [{"allow": false, "access": "rwm"}], "memory": {"limit": 67_108_864}, "pids": {"limit": 64}},
-            "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware"],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
-        }
-    })
 }
 
 /// The value below which `percent` of the sorted samples lie.

@@ -30,6 +30,24 @@ pub enum Error {
         /// Its size.
         bytes: usize,
     },
+    /// A cursor that nobody can have received.
+    #[error(
+        "{text:?} is no cursor of the event journal: want \"now\", or <journal uuid>:<sequence> as it was received"
+    )]
+    Cursor {
+        /// Its beginning.
+        text: String,
+    },
+    /// A cursor of another journal, or one behind which events have been dropped.
+    #[error(
+        "events since {since} are not in the journal any more; it begins after {oldest}: query the present state, then subscribe since that or since \"now\""
+    )]
+    Forgotten {
+        /// What was asked for.
+        since: String,
+        /// The cursor before the oldest event that is kept.
+        oldest: String,
+    },
     /// The reader was so slow that it would have had to skip events.
     #[error(
         "subscription error: the reader is {behind} events behind, more than are kept for it; subscribe again and read faster"
@@ -59,9 +77,12 @@ pub(crate) fn out_of_space(error: &io::Error) -> bool {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::Namespace(_) | Self::TopicStart { .. } | Self::Topic { .. } | Self::TooLarge { .. } => {
-                Code::InvalidArgument
-            }
+            Self::Namespace(_)
+            | Self::TopicStart { .. }
+            | Self::Topic { .. }
+            | Self::TooLarge { .. }
+            | Self::Cursor { .. } => Code::InvalidArgument,
+            Self::Forgotten { .. } => Code::OutOfRange,
             Self::Lagged { .. } => Code::ResourceExhausted,
             Self::File { source, .. } if out_of_space(source) => Code::ResourceExhausted,
             Self::File { .. } => Code::Internal,

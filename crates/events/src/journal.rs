@@ -1,15 +1,16 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use model::Any;
 use model::filter::Filters;
+use model::{Any, Timestamp};
 use tokio::sync::watch;
 
 use crate::segment::{self, Log};
-use crate::subscription::Subscription;
+use crate::subscription::{Backlog, Subscription};
 use crate::tail::Tail;
-use crate::{Entry, Envelope, Error};
+use crate::{Cursor, Entry, Envelope, Error, Since};
 
 /// Name of the journal's directory below the state directory.
 const DIRECTORY: &str = "io.gantry.events";
@@ -25,11 +26,13 @@ pub struct Retention {
     pub bytes: u64,
     /// Events in all segments.
     pub events: u64,
+    /// How long an event is kept at least, if there is room. Older ones go when the next is published.
+    pub age: Duration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { bytes: 16 << 20, events: 65_536 }
+        Self { bytes: 16 << 20, events: 65_536, age: Duration::from_secs(24 * 60 * 60) }
     }
 }
 
@@ -141,6 +144,7 @@ impl Journal {
 
     fn commit(&self, mut log: MutexGuard<'_, Log>, origin: u64, envelope: Envelope) -> Result<Arc<Entry>, Error> {
         let sequence = log.append(origin, &envelope)?;
+        sys::crash::point(sys::crash::daemon::JOURNAL_APPENDED);
         let entry = Arc::new(Entry { sequence, envelope });
         self.shared.tail().push(Arc::clone(&entry));
         drop(log);
@@ -162,6 +166,11 @@ impl Journal {
     /// Sequence number of the newest event; 0 when there is none.
     pub fn last_sequence(&self) -> u64 {
         self.shared.tail().last()
+    }
+
+    /// Since when nothing is missing; `None` where nothing was ever dropped.
+    pub fn complete_since(&self) -> Option<Timestamp> {
+        self.shared.log().complete_since()
     }
 
     /// The retained events that `wanted` selects, oldest first: how a new daemon learns what its predecessor has
@@ -196,6 +205,34 @@ impl Journal {
         replay.sort_by_key(|entry| entry.sequence);
         subscription.replay(replay);
         subscription
+    }
+
+    /// Registers a subscriber that keeps account of what it has seen: it gets every event behind `since`, each once. Tells
+    /// as well where it begins. The retained ones are read from the files as the subscriber proceeds; where retention overtakes it, its stream ends
+    /// with [`Error::Lagged`].
+    ///
+    /// [`Error::Forgotten`] where the cursor is another journal's, or events behind it are not kept any more.
+    pub fn resume(&self, filters: Filters, since: &Since) -> Result<(Subscription, Cursor), Error> {
+        let latest = self.shared.latest.subscribe();
+        // No event comes in between: the tail continues exactly where the files end.
+        let log = self.shared.log();
+        let newest = Cursor { uuid: log.uuid().to_owned(), sequence: log.last_sequence() };
+        let (backlog, begin) = match since {
+            Since::Now => (None, newest),
+            Since::After(cursor) => {
+                let oldest = log.oldest_sequence().saturating_sub(1);
+                if cursor.uuid != newest.uuid || cursor.sequence < oldest || cursor.sequence > newest.sequence {
+                    let oldest = Cursor { sequence: oldest, ..newest };
+                    return Err(Error::Forgotten { since: cursor.to_string(), oldest: oldest.to_string() });
+                }
+                let backlog = Backlog::new(log.paths_after(cursor.sequence), cursor.sequence + 1, newest.sequence);
+                (Some(backlog), cursor.clone())
+            }
+        };
+        let (id, ..) = self.shared.tail().register();
+        drop(log);
+        let subscription = Subscription::new(Arc::clone(&self.shared), id, filters, latest);
+        Ok((subscription.behind(backlog), begin))
     }
 
     #[cfg(test)]

@@ -10,10 +10,14 @@
 //!            (one write)       bounded by the slowest reader      position in the tail
 //! ```
 //!
+//! A subscriber that keeps the cursor of the last event it saw resumes behind it: it reads the segment files up to its
+//! registration, and the tail from there on.
+//!
 //! **Invariant:** sequence numbers are dense and grow in publication order, which is the same for every subscriber. A
 //! subscriber sees every event that matches its filters from its registration on, or it ends with
 //! [`Error::Lagged`]: none is skipped silently, and none is held for longer than the bounds in [`Lag`] allow.
 
+mod cursor;
 mod envelope;
 mod error;
 mod frame;
@@ -24,6 +28,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
+pub use cursor::{Cursor, Since};
 pub use envelope::{Entry, Envelope, check_topic};
 pub use error::Error;
 pub use journal::{Config, FieldAccessor, Journal, Lag, Retention};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <state>/io.gantry.events/<first sequence, 20 digits>.log
-//!   gantry-events 1 <boot id> <journal uuid> <first sequence> <last origin before it>\n
+//!   gantry-events 1 <boot id> <journal uuid> <first sequence> <last origin before it> <made, seconds since 1970>\n
 //!   frame frame frame …
 //! ```
 //!
@@ -12,8 +12,12 @@
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use model::Timestamp;
 
 use crate::error::out_of_space;
 use crate::frame::{self, Frame};
@@ -28,11 +32,12 @@ struct Header {
     uuid: String,
     first: u64,
     origin: u64,
+    made: u64,
 }
 
 impl Header {
     fn line(&self) -> String {
-        format!("{MAGIC} {} {} {} {}\n", self.boot_id, self.uuid, self.first, self.origin)
+        format!("{MAGIC} {} {} {} {} {}\n", self.boot_id, self.uuid, self.first, self.origin, self.made)
     }
 
     /// The header and its length in bytes.
@@ -45,6 +50,7 @@ impl Header {
             uuid: words.next()?.to_owned(),
             first: words.next()?.parse().ok()?,
             origin: words.next()?.parse().ok()?,
+            made: words.next()?.parse().ok()?,
         };
         Some((header, end + 1))
     }
@@ -54,8 +60,23 @@ impl Header {
 #[derive(Clone, Debug)]
 struct Segment {
     path: PathBuf,
+    /// Sequence number of its first event.
+    first: u64,
     bytes: u64,
     events: u64,
+    /// When it was begun.
+    made: SystemTime,
+    /// When the last event was appended, of a full one.
+    sealed: SystemTime,
+}
+
+/// How long ago; nothing where the clock was set back since.
+fn age(time: SystemTime) -> Duration {
+    time.elapsed().unwrap_or_default()
+}
+
+fn since_epoch(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The segments and the open file that is appended to.
@@ -70,6 +91,8 @@ pub(crate) struct Log {
     active: Segment,
     /// The active segment, open for appending.
     file: File,
+    /// How far the file system has promised room for it.
+    reserved: u64,
     last_sequence: u64,
     last_origin: u64,
 }
@@ -107,7 +130,9 @@ impl Log {
                 at += length;
                 events += 1;
             }
-            segments.push_back(Segment { path, bytes: at as u64, events });
+            let sealed = path.metadata().and_then(|metadata| metadata.modified()).map_err(failed("look at", &path))?;
+            let made = SystemTime::UNIX_EPOCH + Duration::from_secs(header.made);
+            segments.push_back(Segment { path, first: header.first, bytes: at as u64, events, made, sealed });
         }
         let Some(active) = segments.pop_back() else {
             return Self::start(dir, boot_id, retention);
@@ -122,6 +147,7 @@ impl Log {
             sealed: segments,
             active,
             file,
+            reserved: 0,
             last_sequence,
             last_origin,
         })
@@ -131,7 +157,13 @@ impl Log {
     fn start(dir: &Path, boot_id: &str, retention: Retention) -> Result<Self, Error> {
         let source = Path::new("/proc/sys/kernel/random/uuid");
         let uuid = fs::read_to_string(source).map_err(failed("read", source))?.trim().to_owned();
-        let header = Header { boot_id: boot_id.to_owned(), uuid: uuid.clone(), first: 1, origin: 0 };
+        let header = Header {
+            boot_id: boot_id.to_owned(),
+            uuid: uuid.clone(),
+            first: 1,
+            origin: 0,
+            made: since_epoch(SystemTime::now()),
+        };
         let (active, file) = create(dir, &header)?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -141,6 +173,7 @@ impl Log {
             sealed: VecDeque::new(),
             active,
             file,
+            reserved: 0,
             last_sequence: 0,
             last_origin: 0,
         })
@@ -163,9 +196,11 @@ impl Log {
         self.rotate_when_full();
         let sequence = self.last_sequence + 1;
         let bytes = frame::encode(sequence, origin, envelope);
-        while let Err(source) = self.file.write_all(&bytes) {
+        self.reserve(bytes.len() as u64);
+        while let Err(source) = write_whole(&mut self.file, &bytes) {
             // A partial frame must not stay in front of the next one.
             let _ = self.file.set_len(self.active.bytes);
+            self.reserved = 0;
             // A full state directory must not lose the newest event: older ones give way.
             if out_of_space(&source) && self.drop_oldest() {
                 continue;
@@ -179,19 +214,55 @@ impl Log {
         Ok(sequence)
     }
 
+    /// Keeps room for some hundred events, so that a file system that others have filled does not stop them. There may
+    /// be none to be had.
+    fn reserve(&mut self, bytes: u64) {
+        const AHEAD: u64 = 256 << 10;
+        if self.active.bytes + bytes + AHEAD / 2 <= self.reserved {
+            return;
+        }
+        let from = self.reserved.max(self.active.bytes);
+        if sys::fs::reserve(self.file.as_fd(), from, AHEAD).is_ok() {
+            self.reserved = from + AHEAD;
+        }
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.sealed.iter().chain([&self.active])
+    }
+
     /// Paths of the segments, oldest first.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        self.sealed.iter().chain([&self.active]).map(|segment| segment.path.clone()).collect()
+        self.segments().map(|segment| segment.path.clone()).collect()
+    }
+
+    /// Paths of the segments that may have events behind `sequence`, oldest first.
+    pub(crate) fn paths_after(&self, sequence: u64) -> Vec<PathBuf> {
+        let behind = self.segments().filter(|segment| segment.first + segment.events > sequence + 1);
+        behind.map(|segment| segment.path.clone()).collect()
+    }
+
+    /// Number of the oldest event that is kept, or of the next one where none is.
+    pub(crate) fn oldest_sequence(&self) -> u64 {
+        self.segments().next().map_or(1, |segment| segment.first)
+    }
+
+    /// Since when nothing is missing; `None` where nothing was ever dropped.
+    pub(crate) fn complete_since(&self) -> Option<Timestamp> {
+        let oldest = self.segments().next().filter(|segment| segment.first > 1)?;
+        Some(Timestamp { seconds: i64::try_from(since_epoch(oldest.made)).unwrap_or(i64::MAX), nanos: 0 })
     }
 
     /// Starts a new segment when the active one has its share of what is retained, and drops what is beyond the
     /// retention. A segment that cannot be created is no reason to lose an event: the active one then grows on.
     fn rotate_when_full(&mut self) {
         const SEGMENTS: u64 = 8;
+        const SEGMENTS_OF_TIME: u32 = 8;
         let active = &self.active;
-        if active.events == 0
-            || (active.bytes < self.retention.bytes / SEGMENTS && active.events < self.retention.events / SEGMENTS)
-        {
+        let full = active.bytes >= self.retention.bytes / SEGMENTS
+            || active.events >= self.retention.events / SEGMENTS
+            || age(active.made) >= self.retention.age / SEGMENTS_OF_TIME;
+        if active.events == 0 || !full {
             return;
         }
         let header = Header {
@@ -199,13 +270,21 @@ impl Log {
             uuid: self.uuid.clone(),
             first: self.last_sequence + 1,
             origin: self.last_origin,
+            made: since_epoch(SystemTime::now()),
         };
         let Ok((segment, file)) = create(&self.dir, &header) else { return };
-        self.sealed.push_back(std::mem::replace(&mut self.active, segment));
+        let sealed = std::mem::replace(&mut self.active, segment);
+        self.sealed.push_back(Segment { sealed: SystemTime::now(), ..sealed });
+        if let Some(unused) = self.reserved.checked_sub(sealed.bytes).filter(|unused| *unused > 0) {
+            // What is not given back now goes with the segment.
+            let _ = sys::fs::release(self.file.as_fd(), sealed.bytes, unused);
+        }
+        self.reserved = 0;
         self.file = file;
         let sum = |of: fn(&Segment) -> u64, sealed: &VecDeque<Segment>| sealed.iter().map(of).sum::<u64>();
         while sum(|segment| segment.bytes, &self.sealed) > self.retention.bytes
             || sum(|segment| segment.events, &self.sealed) > self.retention.events
+            || self.sealed.front().is_some_and(|oldest| age(oldest.sealed) > self.retention.age)
         {
             self.drop_oldest();
         }
@@ -260,7 +339,20 @@ fn create(dir: &Path, header: &Header) -> Result<(Segment, File), Error> {
         let _ = fs::remove_file(&path);
         return Err(Error::File { action: "write", path, source });
     }
-    Ok((Segment { path, bytes: line.len() as u64, events: 0 }, file))
+    let made = SystemTime::UNIX_EPOCH + Duration::from_secs(header.made);
+    Ok((Segment { path, first: header.first, bytes: line.len() as u64, events: 0, made, sealed: made }, file))
+}
+
+/// Appends a frame by one write. A build with crash points cuts it in two.
+fn write_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    #[cfg(feature = "crash-points")]
+    let bytes = {
+        let (front, rest) = bytes.split_at(bytes.len() / 2);
+        file.write_all(front)?;
+        sys::crash::point(sys::crash::daemon::JOURNAL_TORN);
+        rest
+    };
+    file.write_all(bytes)
 }
 
 fn append_to(path: &Path, new: bool) -> io::Result<File> {

@@ -1,15 +1,56 @@
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use model::filter::Filters;
 use tokio::sync::watch;
 
 use crate::journal::Shared;
-use crate::{Entry, Error};
+use crate::{Entry, Error, segment};
 
 /// Events taken at once; filters run outside of the journal's lock.
 const BATCH: usize = 64;
+
+/// The part of a resumed stream that was published before its registration: read segment by segment, so that no more
+/// than one of them is in memory.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    segments: VecDeque<PathBuf>,
+    /// Number of the next event.
+    next: u64,
+    /// Number of the last event; what comes behind is in the tail.
+    last: u64,
+}
+
+impl Backlog {
+    /// The events `next ..= last`, which are in `segments`.
+    pub(crate) fn new(segments: Vec<PathBuf>, next: u64, last: u64) -> Self {
+        Self { segments: segments.into(), next, last }
+    }
+
+    /// The events of the next segment that has any; `None` behind the last one. Reads a file.
+    fn read(&mut self) -> Result<Option<Vec<Arc<Entry>>>, Error> {
+        while self.next <= self.last {
+            // Retention has dropped a segment that this reader had not come to.
+            let lagged = Error::Lagged { behind: self.last + 1 - self.next };
+            let Some(path) = self.segments.pop_front() else { return Err(lagged) };
+            let mut entries = Vec::new();
+            segment::scan(&[path], |frame| {
+                if (self.next..=self.last).contains(&frame.entry.sequence) {
+                    entries.push(Arc::new(frame.entry));
+                }
+            })?;
+            let (Some(first), Some(last)) = (entries.first(), entries.last()) else { continue };
+            if first.sequence != self.next {
+                return Err(lagged);
+            }
+            self.next = last.sequence + 1;
+            return Ok(Some(entries));
+        }
+        Ok(None)
+    }
+}
 
 /// A reader of the journal. Dropping it ends the stream.
 pub struct Subscription {
@@ -19,6 +60,8 @@ pub struct Subscription {
     latest: watch::Receiver<u64>,
     /// Taken and not yet delivered.
     pending: VecDeque<Arc<Entry>>,
+    /// What comes before the tail.
+    backlog: Option<Backlog>,
     /// Number of the last event that was looked at, for the error of a slow reader.
     seen: u64,
 }
@@ -32,7 +75,13 @@ impl fmt::Debug for Subscription {
 impl Subscription {
     pub(crate) fn new(shared: Arc<Shared>, id: u64, filters: Filters, latest: watch::Receiver<u64>) -> Self {
         let seen = *latest.borrow();
-        Self { shared, id, filters, latest, pending: VecDeque::new(), seen }
+        Self { shared, id, filters, latest, pending: VecDeque::new(), backlog: None, seen }
+    }
+
+    /// The same subscription, with what comes before its tail.
+    pub(crate) fn behind(mut self, backlog: Option<Backlog>) -> Self {
+        self.backlog = backlog;
+        self
     }
 
     /// Puts entries in front of everything that was published since the registration.
@@ -65,6 +114,13 @@ impl Subscription {
                 if self.matches(&entry) {
                     return Ok(Some(entry));
                 }
+            }
+            if let Some(backlog) = &mut self.backlog {
+                match backlog.read()? {
+                    Some(entries) => self.pending.extend(entries),
+                    None => self.backlog = None,
+                }
+                continue;
             }
             let (taken, last) = {
                 let mut tail = self.shared.tail();

@@ -11,6 +11,8 @@ use model::{Any, Code, Coded, Timestamp};
 
 use crate::{Config, Entry, Envelope, Error, Journal, Lag, Retention, Subscription};
 
+mod cursors;
+
 const BOOT: &str = "b1";
 
 fn envelope(topic: &str, text: &str) -> Envelope {
@@ -259,7 +261,8 @@ fn the_journal_outlives_the_process() {
 #[test]
 fn an_outbox_number_is_published_once() {
     let state = tempfile::tempdir().unwrap();
-    let config = Config { retention: Retention { bytes: 4096, events: 16 }, ..Config::default() };
+    let config =
+        Config { retention: Retention { bytes: 4096, events: 16, ..Retention::default() }, ..Config::default() };
     let journal = open(state.path(), config);
     for (step, origin) in [1, 2, 2, 5, 4, 5, 6].into_iter().enumerate() {
         let published = journal.publish_from(origin, envelope("/images/create", &origin.to_string())).unwrap();
@@ -285,7 +288,10 @@ fn an_outbox_number_is_published_once() {
 #[test]
 fn retention_drops_the_oldest() {
     let state = tempfile::tempdir().unwrap();
-    for retention in [Retention { bytes: 1 << 20, events: 80 }, Retention { bytes: 8192, events: 1 << 20 }] {
+    for retention in [
+        Retention { bytes: 1 << 20, events: 80, ..Retention::default() },
+        Retention { bytes: 8192, events: 1 << 20, ..Retention::default() },
+    ] {
         let journal = open(state.path(), Config { retention, ..Config::default() });
         let first = journal.last_sequence();
         for number in 0..1000 {
@@ -349,7 +355,8 @@ fn another_boot_and_broken_headers_are_swept() {
 fn a_dropped_segment_does_not_disturb_readers_of_the_rest() {
     use std::os::unix::fs::MetadataExt as _;
     let state = tempfile::tempdir().unwrap();
-    let config = Config { retention: Retention { bytes: 1 << 20, events: 80 }, ..Config::default() };
+    let config =
+        Config { retention: Retention { bytes: 1 << 20, events: 80, ..Retention::default() }, ..Config::default() };
     let journal = open(state.path(), config);
     for number in 0..30 {
         publish(&journal, &number.to_string());
@@ -385,7 +392,8 @@ fn a_full_file_system_costs_old_events_not_new_ones() {
 
 fn fill(state: &Path) {
     // Far more segments than the file system has pages for.
-    let config = Config { retention: Retention { bytes: 1 << 30, events: 1 << 8 }, ..Config::default() };
+    let config =
+        Config { retention: Retention { bytes: 1 << 30, events: 1 << 8, ..Retention::default() }, ..Config::default() };
     let journal = open(state, config);
     let large = "x".repeat(512);
     for number in 0..1000 {

@@ -13,6 +13,8 @@ use model::{Any, Labels, Namespace, Timestamp, check_label};
 use prost::Message;
 use snapshots::{Driver, Snapshotter};
 use store::{Durability, Store, Transaction, View, WriteError};
+use sys::crash::daemon::{OUTBOX_COMMITTED, OUTBOX_PUBLISHED};
+use sys::crash::point;
 
 use crate::encoding::{LeaseRecord, NamespaceRecord, decode};
 use crate::gc::{Control, Runs};
@@ -91,8 +93,10 @@ impl Inner {
         });
         match result {
             Ok(value) => {
+                point(OUTBOX_COMMITTED);
                 // What cannot be published now stays in the outbox, and the worker tries again.
                 let late = self.outbox.publish().is_err();
+                point(OUTBOX_PUBLISHED);
                 self.gc.outbox_changed(late || self.outbox.is_crowded());
                 Ok(value)
             }

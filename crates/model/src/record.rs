@@ -72,6 +72,9 @@ pub struct TaskRecord {
     pub init: ProcessIdentity,
     /// Where it stands.
     pub status: Status,
+    /// Whether it was ever started: a stopped one may have been killed before.
+    #[serde(default)]
+    pub started: bool,
     /// Its streams.
     pub stdio: StdioPaths,
 }

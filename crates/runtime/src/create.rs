@@ -123,7 +123,11 @@ impl Cloned {
         #[expect(unsafe_code, reason = "the one place where a container's process comes to be")]
         let forked = unsafe { sys::clone::fork(clone_flags, cgroup) };
         match forked.map_err(|errno| Error::host("cloning the container's process", errno))? {
-            Forked::Child => child::run(&script, theirs.as_fd()),
+            Forked::Child => {
+                // With our end open here too, the child would never learn that its parent has died.
+                drop(ours);
+                child::run(&script, theirs.as_fd())
+            }
             Forked::Parent { pid, pidfd } => {
                 let (pidfd, intermediate) =
                     if script.fork.is_some() { (None, Some(pidfd)) } else { (Some(pidfd), None) };

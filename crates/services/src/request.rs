@@ -11,6 +11,11 @@ pub(crate) const NAMESPACE_HEADER: &str = "containerd-namespace";
 /// Header that names the lease of a request.
 pub(crate) const LEASE_HEADER: &str = "containerd-lease";
 
+/// Header of a subscriber that keeps account of what it has seen: `now`, or the cursor that it received last.
+pub(crate) const SINCE_HEADER: &str = "gantry-events-since";
+/// Header of the answer to such a subscriber: where its stream begins.
+pub(crate) const CURSOR_HEADER: &str = "gantry-events-cursor";
+
 /// What the headers of a request say, put into its extensions by the layer. Whether it matters is the service's
 /// business: some need no namespace, and reads ignore the lease.
 #[derive(Clone, Debug, Default)]

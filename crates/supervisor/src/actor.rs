@@ -22,14 +22,17 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use model::Code;
 use model::record::{Status, StdioPaths};
+use sys::crash::{daemon as crash, point};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::Error;
 use crate::manager::Context;
 use crate::pidfd::Pidfd;
+use crate::recheck::{Answered, Recheck, recheck_due};
 use crate::report::Report;
 use crate::task::{ExecTask, Exit, Process, State, Task};
+use crate::{records, remove};
 
 /// Requests that one task may have waiting; one more is refused.
 pub(crate) const MAILBOX: usize = 64;
@@ -59,6 +62,15 @@ impl Command {
         }
     }
 
+    /// Answers with an error. Always false.
+    fn refuse(self, error: impl FnOnce() -> Error) -> bool {
+        match self {
+            Self::Start { answer, .. } => reply(answer, Err(error())),
+            Self::Exec { answer, .. } | Self::Pause { answer } | Self::Resume { answer } => reply(answer, Err(error())),
+            Self::Delete { answer } | Self::DeleteProcess { answer, .. } => reply(answer, Err(error())),
+        }
+    }
+
     /// Nobody waits for the answer any more.
     fn abandoned(&self) -> bool {
         match self {
@@ -71,12 +83,43 @@ impl Command {
 
 /// A request that the shim has answered.
 enum Done {
-    Started { exec_id: String, result: Result<u32, Error>, answer: Answer<u32> },
-    Added { exec_id: String, stdio: StdioPaths, result: Result<(), Error>, answer: Answer<()> },
-    Paused { result: Result<(), Error>, answer: Answer<()> },
-    Resumed { result: Result<(), Error>, answer: Answer<()> },
-    Deleted { result: Result<Exit, Error>, shim_ended: bool, answer: Answer<Exit> },
-    ProcessDeleted { exec_id: String, result: Result<Exit, Error>, answer: Answer<Exit> },
+    Started {
+        exec_id: String,
+        result: Result<u32, Error>,
+        answer: Answer<u32>,
+    },
+    Added {
+        exec_id: String,
+        stdio: StdioPaths,
+        result: Result<(), Error>,
+        answer: Answer<()>,
+    },
+    Paused {
+        result: Result<(), Error>,
+        answer: Answer<()>,
+    },
+    Resumed {
+        result: Result<(), Error>,
+        answer: Answer<()>,
+    },
+    /// The shim has no container any more.
+    Emptied {
+        result: Result<Exit, Error>,
+        answer: Answer<Exit>,
+    },
+    /// The shim has ended, and the files are gone unless there is an error.
+    Cleared {
+        exit: Exit,
+        result: Result<(), Error>,
+        answer: Answer<Exit>,
+    },
+    /// Where an adopted task's processes stand by the shim's own account.
+    Described(Vec<(String, Status, u32)>),
+    ProcessDeleted {
+        exec_id: String,
+        result: Result<Exit, Error>,
+        answer: Answer<Exit>,
+    },
 }
 
 /// What an actor wakes up for.
@@ -98,7 +141,7 @@ pub(crate) struct Actor {
     pub(crate) shim: Option<Arc<Pidfd>>,
     mailbox: mpsc::Receiver<Command>,
     /// A lane is here while a request of it is with the shim; those behind it wait.
-    lanes: HashMap<String, VecDeque<Command>>,
+    pub(crate) lanes: HashMap<String, VecDeque<Command>>,
     waiting: usize,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     waits: FuturesUnordered<BoxFuture<'static, (String, Result<Exit, Error>)>>,
@@ -116,6 +159,8 @@ pub(crate) struct Actor {
     pub(crate) init_overdue: Option<Instant>,
     reconnect: Option<Instant>,
     pause: Duration,
+    /// When the records are read again.
+    pub(crate) recheck: Option<Recheck>,
 }
 
 impl Actor {
@@ -144,11 +189,13 @@ impl Actor {
             init_overdue: None,
             reconnect: adopted.then(Instant::now),
             pause: RECONNECT.0,
+            recheck: adopted.then(Recheck::begin),
         }
     }
 
     /// Runs until the task is deleted or the supervisor stops.
     pub(crate) async fn run(mut self) {
+        self.outlived_init();
         if self.shim.is_none() {
             self.reconnect = None;
             self.bury().await;
@@ -187,7 +234,8 @@ impl Actor {
     }
 
     async fn wake(&mut self) -> Wake {
-        let timer = [self.init_exit_due, self.init_overdue, self.reconnect].into_iter().flatten().min();
+        let recheck = self.recheck.as_ref().map(|recheck| recheck.at);
+        let timer = [self.init_exit_due, self.init_overdue, self.reconnect, recheck].into_iter().flatten().min();
         let mut stopping = self.context.stopping.subscribe();
         tokio::select! {
             command = self.mailbox.recv(), if self.waiting < MAILBOX => command.map_or(Wake::Stop, Wake::Command),
@@ -204,6 +252,9 @@ impl Actor {
         let now = Instant::now();
         if self.reconnect.is_some_and(|at| at <= now) {
             self.reconnect().await;
+        }
+        if recheck_due(self.recheck.as_ref(), now) {
+            self.recheck();
         }
         if self.init_overdue.is_some_and(|at| at <= now) {
             self.init_overdue = None;
@@ -227,12 +278,16 @@ impl Actor {
         let state = self.task.state();
         let unknown: Vec<String> = std::iter::once((String::new(), &state.init))
             .chain(state.execs.iter().map(|(exec_id, process)| (exec_id.clone(), process)))
-            .filter(|(exec_id, process)| process.lives() || (exec_id.is_empty() && process.status == Status::Created))
+            .filter(|(_, process)| process.lives() || process.status == Status::Created)
             .map(|(exec_id, _)| exec_id)
             .collect();
         drop(state);
+        self.ask_where(unknown.clone());
         for exec_id in unknown {
-            self.arm(exec_id);
+            // That of a process which was not started yet is waited for once it is.
+            if exec_id.is_empty() || !self.is_created(&exec_id) {
+                self.arm(exec_id);
+            }
         }
     }
 
@@ -250,12 +305,17 @@ impl Actor {
     }
 
     /// Keeps a `Wait` for a process pending at the shim.
-    fn arm(&mut self, exec_id: String) {
+    pub(crate) fn arm(&mut self, exec_id: String) {
         let task = Arc::clone(&self.task);
         self.waits.push(Box::pin(async move {
             let result = task.shim.wait(exec_id.clone()).await;
             (exec_id, result)
         }));
+    }
+
+    /// Asks the shim something that no client waits for.
+    pub(crate) fn run_beside(&mut self, asking: impl Future<Output = Vec<(String, Status, u32)>> + Send + 'static) {
+        self.running.push(Box::pin(async move { Done::Described(asking.await) }));
     }
 
     /// Forgets the pending `Wait`s.
@@ -264,7 +324,7 @@ impl Actor {
         self.reconnect = None;
     }
 
-    pub(crate) fn publish(&self, report: Report) -> Option<Arc<Entry>> {
+    pub(crate) fn publish(&self, report: Report) -> Arc<Entry> {
         self.context.publish(&self.task.namespace, &self.task.id, report)
     }
 
@@ -302,7 +362,15 @@ impl Actor {
     /// Hands a request to the shim. False if it was answered at once.
     fn begin(&mut self, command: Command) -> bool {
         let task = Arc::clone(&self.task);
+        let dead = self.shim.is_none();
+        if self.context.publisher.is_late() {
+            return command.refuse(|| Error::JournalFull(task.id.clone()));
+        }
         match command {
+            Command::Start { answer, .. } if dead => return reply(answer, Err(Error::Ended { operation: "start" })),
+            Command::Exec { answer, .. } if dead => return reply(answer, Err(Error::Ended { operation: "exec in" })),
+            Command::Pause { answer } if dead => return reply(answer, Err(Error::Ended { operation: "pause" })),
+            Command::Resume { answer } if dead => return reply(answer, Err(Error::Ended { operation: "resume" })),
             Command::Start { exec_id, answer } => {
                 if task.state().process(&exec_id).is_none() {
                     return reply(answer, Err(Error::ProcessNotFound(exec_id)));
@@ -336,6 +404,12 @@ impl Actor {
             }
             Command::Delete { answer } => self.begin_delete(answer),
             Command::DeleteProcess { exec_id, answer } => {
+                if !self.told_before_delete(&exec_id) {
+                    return reply(answer, Err(Error::ProcessRunning));
+                }
+                if self.context.publisher.is_late() {
+                    return reply(answer, Err(Error::JournalFull(task.id.clone())));
+                }
                 let Some((status, known)) =
                     task.state().execs.get(&exec_id).map(|process| (process.status, process.exit()))
                 else {
@@ -354,12 +428,29 @@ impl Actor {
 
     fn begin_delete(&mut self, answer: Answer<Exit>) {
         self.deleting = true;
-        let (task, context, shim) = (Arc::clone(&self.task), Arc::clone(&self.context), self.shim.clone());
+        let (task, alive) = (Arc::clone(&self.task), self.shim.is_some());
         let known = self.init_exit.or_else(|| task.state().init.exit());
         self.running.push(Box::pin(async move {
-            let (result, shim_ended) = crate::remove::remove(&context, &task, shim.as_deref(), known).await;
-            Done::Deleted { result, shim_ended, answer }
+            let result = remove::empty(&task, alive, known).await;
+            Done::Emptied { result, answer }
         }));
+    }
+
+    /// Every end is told while the records that tell it to the next daemon are still there.
+    /// False if that was refused.
+    fn begin_clear(&mut self, exit: Exit, answer: Answer<Exit>) -> bool {
+        point(crash::DELETE_ANSWERED);
+        let exit = self.last_exits(exit);
+        if self.context.publisher.is_late() {
+            self.deleting = false;
+            return reply(answer, Err(Error::JournalFull(self.task.id.clone())));
+        }
+        let (task, context, shim) = (Arc::clone(&self.task), Arc::clone(&self.context), self.shim.clone());
+        self.running.push(Box::pin(async move {
+            let result = remove::clear(&context, &task, shim.as_deref()).await;
+            Done::Cleared { exit, result, answer }
+        }));
+        true
     }
 
     /// Tells the outcome of a request: first the event, then the state, then the caller. True once the task is gone.
@@ -372,8 +463,16 @@ impl Actor {
                 self.publish_init_exit(false);
             }
             Done::Added { exec_id, stdio, result, answer } => {
-                if result.is_ok() {
+                // What a shim has prepared dies with it.
+                let result = if self.shim.is_none() { Err(Error::Ended { operation: "exec in" }) } else { result };
+                if matches!(result, Err(Error::Shim { .. })) {
+                    // The last daemon's request may have been the one that succeeded.
+                    self.catch_up(Answered::One(&exec_id));
+                }
+                if result.is_ok() && self.task.state().process(&exec_id).is_none() {
+                    point(crash::EXEC_ANSWERED);
                     self.publish(Report::ExecAdded { exec_id: exec_id.clone() });
+                    point(crash::EXEC_TOLD);
                     self.change(|state| state.execs.insert(exec_id.clone(), Process::new(0, Status::Created, stdio)));
                 }
                 reply(answer, result);
@@ -387,13 +486,25 @@ impl Actor {
                 let status = if result.is_ok() { Status::Running } else { Status::Paused };
                 self.frozen(Status::Paused, status, Report::Resumed, result, answer);
             }
-            Done::Deleted { result, shim_ended, answer } => {
-                if self.deleted(result, shim_ended, answer) {
+            Done::Emptied { result: Ok(exit), answer } => {
+                if !self.begin_clear(exit, answer) {
+                    self.advance("");
+                }
+            }
+            Done::Emptied { result: Err(error), answer } => {
+                self.deleting = false;
+                reply(answer, Err(error));
+                self.advance("");
+            }
+            Done::Cleared { exit, result, answer } => {
+                if self.cleared(exit, result, answer) {
                     return true;
                 }
                 self.advance("");
             }
+            Done::Described(processes) => self.described(processes),
             Done::ProcessDeleted { exec_id, result, answer } => {
+                point(crash::EXEC_DELETED);
                 if let Ok(exit) = &result {
                     self.exec_ended(&exec_id, *exit);
                     self.change(|state| state.execs.remove(&exec_id));
@@ -406,14 +517,17 @@ impl Actor {
     }
 
     fn started(&mut self, exec_id: &str, result: Result<u32, Error>, answer: Answer<u32>) {
+        let result = self.perhaps_started(exec_id, result);
         match &result {
-            Ok(pid) => {
+            Ok(pid) if self.is_created(exec_id) => {
                 let pid = *pid;
+                point(if exec_id.is_empty() { crash::START_ANSWERED } else { crash::EXEC_START_ANSWERED });
                 self.publish(if exec_id.is_empty() {
                     Report::Start { pid }
                 } else {
                     Report::ExecStarted { exec_id: exec_id.to_owned(), pid }
                 });
+                point(if exec_id.is_empty() { crash::START_TOLD } else { crash::EXEC_START_TOLD });
                 self.change(|state| {
                     if let Some(process) = state.process_mut(exec_id) {
                         process.pid = pid;
@@ -424,12 +538,18 @@ impl Actor {
                     self.arm(exec_id.to_owned());
                 }
             }
+            Ok(_) => {}
             // Whoever waits for a process that could not be started is told so; it has no status and no event.
-            Err(Error::Shim { .. }) if !exec_id.is_empty() => self.change(|state| {
-                if let Some(process) = state.execs.get(exec_id) {
-                    process.end.send_replace(Some(Exit::default()));
-                }
-            }),
+            // A shim that is busy with the start which the last daemon asked for has not failed.
+            Err(Error::Shim { code, .. })
+                if *code != Code::Unavailable && !exec_id.is_empty() && self.is_created(exec_id) =>
+            {
+                self.change(|state| {
+                    if let Some(process) = state.execs.get(exec_id) {
+                        process.end.send_replace(Some(Exit::default()));
+                    }
+                })
+            }
             Err(_) => {}
         }
         reply(answer, result);
@@ -437,7 +557,8 @@ impl Actor {
 
     /// The outcome of Pause or Resume. A container that has ended meanwhile stays ended.
     fn frozen(&mut self, from: Status, to: Status, report: Report, result: Result<(), Error>, answer: Answer<()>) {
-        if result.is_ok() {
+        if result.is_ok() && self.task.state().init.status != Status::Stopped {
+            point(if to == Status::Paused { crash::PAUSE_ANSWERED } else { crash::RESUME_ANSWERED });
             self.publish(report);
         }
         self.change(|state| {
@@ -449,21 +570,17 @@ impl Actor {
         self.advance("");
     }
 
-    fn deleted(&mut self, result: Result<Exit, Error>, shim_ended: bool, answer: Answer<Exit>) -> bool {
-        if shim_ended {
-            self.shim = None;
-            self.disarm();
+    fn cleared(&mut self, exit: Exit, result: Result<(), Error>, answer: Answer<Exit>) -> bool {
+        self.shim = None;
+        self.disarm();
+        if let Err(error) = result {
+            self.deleting = false;
+            return reply(answer, Err(error));
         }
-        let exit = match result {
-            Ok(exit) => exit,
-            Err(error) => {
-                self.deleting = false;
-                return reply(answer, Err(error));
-            }
-        };
-        let exit = self.last_exits(exit);
         self.context.registry.remove_after(&self.task.namespace, &self.task.id, || {
+            point(crash::FILES_REMOVED);
             self.publish(Report::Delete { exit });
+            point(crash::DELETE_TOLD);
         });
         reply(answer, Ok(exit));
         true
@@ -473,6 +590,7 @@ impl Actor {
 /// Removes an additional process. A shim that does not know it any more, or is dead, does not keep it alive.
 async fn delete_process(task: &Task, alive: bool, exec_id: &str, known: Option<Exit>) -> Result<Exit, Error> {
     if !alive && let Some(exit) = known {
+        records::forget_exec(&task.bundle, exec_id);
         return Ok(exit);
     }
     match (task.shim.delete(exec_id.to_owned()).await, known) {

@@ -10,30 +10,34 @@
 //! **Invariant:** no shim is asked anything here, so a frozen one delays nobody. Ends that the journal does not hold
 //! are published once, before any request is served.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use events::{Entry, Journal};
 use model::Timestamp;
 use model::record::{ProcessIdentity, Status};
+use sys::crash::{daemon as crash, point};
 use tokio::sync::mpsc;
 
 use crate::actor::MAILBOX;
 use crate::bundle::{self, Layout};
+use crate::catch_up::{catch_up, told_state};
 use crate::manager::{Context, install};
 use crate::pidfd::Pidfd;
 use crate::published::{Published, Told};
 use crate::records::{self, Found, Records};
 use crate::report::Report;
 use crate::shim::ShimClient;
-use crate::task::{Exit, Process, State, Task};
+use crate::task::{Exit, Process, Task};
 use crate::{Error, launch, remove};
 
 /// How long adoption waits for shims without a task to end; after that they are ended in the background.
 const LEAKED: Duration = Duration::from_secs(2);
+
+/// After this time a shim without a task is asked again to end.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,13 +58,12 @@ struct Candidate {
     records: Box<Records>,
     shim: Option<OwnedFd>,
     init: Option<OwnedFd>,
-    /// When the bundle was made.
-    made: Timestamp,
 }
 
 pub(crate) async fn adopt(context: &Arc<Context>) -> Result<Adopted, Error> {
     let shared = Arc::clone(context);
     let (candidates, leaked, removed, mut published) = blocking(move || scan(&shared)).await?;
+    point(crash::ADOPT_SCANNED);
     let mut adopted = Adopted { removed, ..Adopted::default() };
     for candidate in candidates {
         let told = published.take(&candidate.namespace, &candidate.id);
@@ -80,7 +83,7 @@ pub(crate) async fn adopt(context: &Arc<Context>) -> Result<Adopted, Error> {
     adopted.removed += leaked.len();
     let mut ending = tokio::task::JoinSet::new();
     for entry in leaked {
-        if context.registry.reserve(&entry.namespace, &entry.id).is_ok() {
+        if context.registry.reserve_removal(&entry.namespace, &entry.id) {
             ending.spawn(end_leaked(Arc::clone(context), entry));
         }
     }
@@ -90,6 +93,7 @@ pub(crate) async fn adopt(context: &Arc<Context>) -> Result<Adopted, Error> {
     }
     let shared = Arc::clone(context);
     blocking(move || shared.layout.sweep()).await?;
+    point(crash::ADOPT_SWEPT);
     Ok(adopted)
 }
 
@@ -123,7 +127,6 @@ fn scan(context: &Context) -> Result<(Vec<Candidate>, Vec<bundle::Entry>, usize,
             Found::Nothing => leaked.push(entry.clone()),
             Found::Task(records) => {
                 let (shim, init) = (pidfd_of(records.task.shim), pidfd_of(records.task.init));
-                let made = made(&bundle);
                 candidates.push(Candidate {
                     namespace: entry.namespace.clone(),
                     id: entry.id.clone(),
@@ -131,12 +134,11 @@ fn scan(context: &Context) -> Result<(Vec<Candidate>, Vec<bundle::Entry>, usize,
                     records,
                     shim,
                     init,
-                    made,
                 });
             }
         }
     }
-    let published = read_journal(&context.journal);
+    let published = read_journal(context.publisher.journal());
     Ok((candidates, leaked, removed, published))
 }
 
@@ -153,26 +155,17 @@ fn discard(layout: &Layout, entry: &bundle::Entry) {
     }
 }
 
-fn made(bundle: &Path) -> Timestamp {
-    let modified = bundle.join("config.json").metadata().and_then(|metadata| metadata.modified());
-    let since = modified.ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    since.map_or(Timestamp::ZERO, |since| Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(0),
-        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
-    })
-}
-
 /// The very process that a record names, if it is still there.
 pub(crate) fn pidfd_of(identity: ProcessIdentity) -> Option<OwnedFd> {
     sys::process::pidfd_of(sys::process::ProcessIdentity { pid: identity.pid, start_time: identity.start_time }).ok()
 }
 
-/// Makes a task of what is on disk. True if it is not stopped.
+/// Makes a task of what is on disk, and tells what the last daemon did not. True if it is not stopped.
 fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published: &Published) -> Result<bool, Error> {
-    let Candidate { namespace, id, bundle, records, shim, init, made } = candidate;
-    let Records { task, execs } = *records;
+    let Candidate { namespace, id, bundle, records, shim, init } = candidate;
+    let task = &records.task;
     let publish = |report| context.publish(&namespace, &id, report);
-    if !told.created && published.covers(made) {
+    if !told.created && published.covers(records::modified(&bundle.join("config.json"))) {
         let bundle = bundle.display().to_string();
         publish(Report::Create {
             bundle,
@@ -182,30 +175,23 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
             pid: task.init.pid,
         });
     }
+    let mut state = told_state(&bundle, &records, &told, published);
+    if let Some(exit) = told.exit.as_ref().and_then(|_| records::exit(&bundle, "", context.boot_id)) {
+        // Nothing is told behind an end.
+        state.init.stop(exit);
+    }
+    let forgotten = |time| !published.covers(time);
+    catch_up(&mut state, (&bundle, context.boot_id), &records, |_| false, forgotten, publish);
     let pid = task.init.pid;
-    let running = matches!(task.status, Status::Running | Status::Paused | Status::Pausing);
-    if running && !told.started && published.covers(made) {
-        publish(Report::Start { pid });
-    }
-    let mut state =
-        State { init: Process::new(pid, task.status, task.stdio), execs: BTreeMap::new(), exit_event: None };
-    for exec in execs {
-        let mut process = Process::new(exec.process.map_or(0, |process| process.pid), exec.status, exec.stdio);
-        if let Some(exit) = records::exit(&bundle, &exec.exec_id, context.boot_id) {
-            if !told.exec_exits.contains(&exec.exec_id) && published.covers(exit.exited_at) {
-                publish(Report::Exit { exec_id: exec.exec_id.clone(), exit });
-            }
-            process.stop(exit);
-        }
-        state.execs.insert(exec.exec_id, process);
-    }
     let recorded = records::exit(&bundle, "", context.boot_id);
     let unrecorded =
         (task.status == Status::Stopped).then(|| Exit { pid, exit_status: 255, exited_at: Timestamp::now() });
-    if let Some(exit) = recorded.or(unrecorded) {
+    let outlived = told.exit.is_none() && state.execs.values().any(Process::lives);
+    // Init's end is told last: where another process lives or seems to, the actor knows when.
+    if let Some(exit) = recorded.or(unrecorded).filter(|_| !outlived) {
         let report = Report::Exit { exec_id: String::new(), exit };
-        state.exit_event = match told.exit {
-            Some(entry) => Some(entry),
+        state.exit_event = Some(match told.exit {
+            Some(entry) => entry,
             None if published.covers(exit.exited_at) => {
                 // The last daemon may have died between the two.
                 if !told.oom && records::oom_kills(&bundle, context.boot_id) > 0 {
@@ -214,10 +200,11 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
                 publish(report)
             }
             // The journal has forgotten it, so everybody was told; only those who ask anew are told again.
-            None => Some(Arc::new(Entry { sequence: 0, envelope: report.envelope(&namespace, &id) })),
-        };
+            None => Arc::new(Entry { sequence: 0, envelope: report.envelope(&namespace, &id) }),
+        });
         state.init.stop(exit);
     }
+    point(crash::ADOPT_TOLD);
     let live = state.init.status != Status::Stopped;
     let program = std::fs::read_to_string(bundle.join("shim-binary-path"))
         .map_or_else(|_| context.config.shim.clone(), PathBuf::from);
@@ -230,17 +217,25 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
     Ok(live)
 }
 
-/// A task that was told of and is gone: the daemon died between the removal and its event.
+/// A task that was told of and is gone: the daemon died between the removal and its event. Its end was told before the
+/// removal; one that somebody else removed has an end that nobody knows.
 fn forgotten(context: &Context, namespace: &str, id: &str, told: &Told) {
-    let Some(entry) = &told.exit else { return };
-    if let Ok(event) = api_grpc::decode::unpack::<api_grpc::events::TaskExit>(&entry.envelope.event) {
-        let exited_at = api_grpc::decode::timestamp(event.exited_at);
-        context.publish(
-            namespace,
-            id,
-            Report::Delete { exit: Exit { pid: event.pid, exit_status: event.exit_status, exited_at } },
-        );
-    }
+    let unknown = Exit { pid: 0, exit_status: 255, exited_at: Timestamp::now() };
+    let exit = match &told.exit {
+        Some(entry) => match api_grpc::decode::unpack::<api_grpc::events::TaskExit>(&entry.envelope.event) {
+            Ok(event) => {
+                let exited_at = api_grpc::decode::timestamp(event.exited_at);
+                Exit { pid: event.pid, exit_status: event.exit_status, exited_at }
+            }
+            Err(_) => unknown,
+        },
+        None if told.created => {
+            context.publish(namespace, id, Report::Exit { exec_id: String::new(), exit: unknown });
+            unknown
+        }
+        None => return,
+    };
+    context.publish(namespace, id, Report::Delete { exit });
 }
 
 /// Ends the shim of a bundle that has no task, if there is one, and removes the bundle.
@@ -253,9 +248,22 @@ async fn end_leaked(context: Arc<Context>, entry: bundle::Entry) {
         && let Ok(pidfd) = sys::process::pidfd_open(pid)
         && let Ok(shim) = Pidfd::new(pid, pidfd)
     {
-        // It may have been about to make a container.
-        let _ = tokio::time::timeout(context.config.timeouts.request, client.delete(String::new())).await;
-        remove::end_shim(&context, &client, &shim, true).await;
+        // It may be about to make a container, and does not end before that is deleted.
+        let ending = async {
+            loop {
+                let _ = client.delete(String::new()).await;
+                let _ = client.shutdown(true).await;
+                if tokio::time::timeout(AGAIN, shim.ended()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(context.config.timeouts.shutdown, ending).await.is_ok() {
+            shim.reap();
+            client.close();
+        } else {
+            remove::end_shim(&context, &client, &shim, true).await;
+        }
     }
     let (shared, names) = (Arc::clone(&context), (namespace.clone(), id.clone()));
     let cleaned = blocking(move || {

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use sys::crash::{daemon as crash, point};
 
 use crate::Error;
 
@@ -135,6 +136,7 @@ impl Layout {
             path: bundle,
             source,
         })?;
+        point(crash::BUNDLE_HIDDEN);
         remove_tree(&hidden)?;
         remove_tree(&self.work(namespace, id))
     }

@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use model::record::Status;
 use model::{Code, Timestamp};
+use sys::crash::{daemon as crash, point};
 use tokio::time::Instant;
 
 use crate::actor::Actor;
+use crate::recheck::Answered;
 use crate::report::Report;
 use crate::task::Exit;
 use crate::{Error, launch, records};
@@ -30,6 +32,10 @@ impl Actor {
         match result {
             Ok(exit) => {
                 self.reached();
+                if exec_id.is_empty() && self.is_created("") {
+                    // It may have been started by a request of the last daemon.
+                    self.catch_up(Answered::None);
+                }
                 self.process_ended(&exec_id, exit);
             }
             // The shim does not know the process, so it will never say more about it.
@@ -87,13 +93,15 @@ impl Actor {
         self.init_exit = None;
         self.init_exit_due = None;
         let exit = Exit { pid: self.task.state().init.pid, ..exit };
+        point(crash::EXIT_KNOWN);
         // Clients take an OOM event for the cause of the exit that follows it.
         if records::oom_kills(&self.task.bundle, self.context.boot_id) > 0 {
             self.publish(Report::Oom);
         }
         let event = self.publish(Report::Exit { exec_id: String::new(), exit });
+        point(crash::EXIT_TOLD);
         self.change(|state| {
-            state.exit_event = event;
+            state.exit_event = Some(event);
             state.init.stop(exit);
         });
     }
@@ -104,7 +112,9 @@ impl Actor {
             return;
         };
         let exit = Exit { pid, ..exit };
+        point(crash::EXEC_EXIT_KNOWN);
         self.publish(Report::Exit { exec_id: exec_id.to_owned(), exit });
+        point(crash::EXEC_EXIT_TOLD);
         self.change(|state| {
             if let Some(exec) = state.execs.get_mut(exec_id) {
                 exec.stop(exit);
@@ -141,6 +151,7 @@ impl Actor {
     pub(crate) async fn bury(&mut self) {
         self.task.shim.close();
         self.disarm();
+        self.catch_up(Answered::All);
         let init_recorded = self.recorded("");
         if init_recorded.is_none()
             && let Some(init) = &self.task.init
@@ -148,6 +159,7 @@ impl Actor {
         {
             tracing::warn!(id = self.task.id, error = %model::render(&error), "cannot kill a container");
         }
+        point(crash::BURIAL_BEGUN);
         let (task, context) = (Arc::clone(&self.task), Arc::clone(&self.context));
         let cleaned = tokio::task::spawn_blocking(move || {
             let limit = context.config.timeouts.request;
@@ -157,6 +169,7 @@ impl Actor {
         if let Ok(Err(error)) = cleaned.await {
             tracing::warn!(id = self.task.id, error = %model::render(&error), "the leftovers of a dead shim could not be removed");
         }
+        point(crash::BURIAL_CLEANED);
         let living: Vec<String> =
             self.task.state().execs.iter().filter(|(_, exec)| exec.lives()).map(|(id, _)| id.clone()).collect();
         for exec_id in living {

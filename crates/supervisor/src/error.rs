@@ -37,6 +37,9 @@ pub enum Error {
     /// A signal for a process that was never started.
     #[error("process not created")]
     ProcessNotCreated,
+    /// An additional process that runs.
+    #[error("cannot delete a running process")]
+    ProcessRunning,
     /// The runtime's name has no meaning.
     #[error(
         "failed to start shim: failed to resolve runtime path: invalid runtime name {0}, correct runtime name should be either format like `io.containerd.runc.v2` or a full path to the binary"
@@ -132,6 +135,18 @@ pub enum Error {
     /// Too many requests wait for this task, or too many tasks are being created.
     #[error("task {0} has too many requests waiting; try again later")]
     Busy(String),
+    /// Events cannot be written, so nothing may happen that makes more of them.
+    #[error("task {0}: events cannot be written to the journal; make room in the state directory and try again")]
+    JournalFull(String),
+    /// What is being removed cannot be made anew yet.
+    #[error("task {0}: what an earlier daemon left of it is being removed; try again later")]
+    Removing(String),
+    /// A request for a task whose shim has died, and its processes with it.
+    #[error("cannot {operation} a stopped process")]
+    Ended {
+        /// Which request.
+        operation: &'static str,
+    },
     /// The daemon ends while a request is in flight.
     #[error("task {0}: the daemon is stopping")]
     Stopping(String),
@@ -168,7 +183,9 @@ impl Coded for Error {
             Self::ProcessNotCreated => Code::FailedPrecondition,
             Self::RuntimeForeign { .. } => Code::Unimplemented,
             // containerd gives no class to what fails in the runtime, and clients read the text.
-            Self::RuntimeName(_)
+            Self::ProcessRunning
+            | Self::Ended { .. }
+            | Self::RuntimeName(_)
             | Self::RuntimeMissing { .. }
             | Self::Bundle { .. }
             | Self::Launch { .. }
@@ -178,8 +195,8 @@ impl Coded for Error {
             Self::Shim { code, .. } => *code,
             Self::Answer { .. } => Code::Internal,
             Self::Deadline { .. } => Code::DeadlineExceeded,
-            Self::Closed { .. } | Self::Stopping(_) => Code::Unavailable,
-            Self::Busy(_) => Code::ResourceExhausted,
+            Self::Closed { .. } | Self::Stopping(_) | Self::Removing(_) => Code::Unavailable,
+            Self::Busy(_) | Self::JournalFull(_) => Code::ResourceExhausted,
         }
     }
 }

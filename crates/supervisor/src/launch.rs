@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sys::crash::{daemon as crash, point};
 use sys::process::Exited;
 use sys::spawn::{Child, Command};
 
@@ -53,7 +54,9 @@ pub(crate) fn launch(
     shim: &Path,
 ) -> Result<Launched, Error> {
     let bundle = layout.make(namespace, id, spec, shim)?;
+    point(crash::BUNDLE_MADE);
     let started = start(layout, config, namespace, id, shim, &bundle);
+    point(crash::SHIM_SPAWNED);
     match started {
         Ok((child, stream)) => Ok(Launched { bundle, child, stream }),
         Err(error) => {

@@ -14,14 +14,17 @@
 mod actor;
 mod adopt;
 mod bundle;
+mod catch_up;
 mod config;
 mod ends;
 mod error;
 mod forward;
+mod late;
 mod launch;
 mod manager;
 mod pidfd;
 mod published;
+mod recheck;
 mod records;
 mod remove;
 mod report;

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use events::{Entry, Journal};
 use model::record::Status;
 use model::{Any, Namespace, check_identifier};
+use sys::crash::{daemon as crash, point};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::actor::{Actor, Command, MAILBOX};
 use crate::adopt::{self, Adopted};
 use crate::bundle::Layout;
+use crate::late::Publisher;
 use crate::pidfd::Pidfd;
 use crate::report::Report;
 use crate::shim::ShimClient;
@@ -31,7 +33,7 @@ const LAUNCHING_MAX: usize = 16;
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) layout: Layout,
-    pub(crate) journal: Journal,
+    pub(crate) publisher: Arc<Publisher>,
     pub(crate) registry: Registry,
     pub(crate) boot_id: &'static str,
     /// True once the actors shall end and leave their shims alone.
@@ -41,15 +43,9 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Publishes an event. A journal that fails does not stop containers: the failure is logged.
-    pub(crate) fn publish(&self, namespace: &str, id: &str, report: Report) -> Option<Arc<Entry>> {
-        match self.journal.publish(report.envelope(namespace, id)) {
-            Ok(entry) => Some(entry),
-            Err(error) => {
-                tracing::error!(namespace, id, error = %model::render(&error), "an event is lost");
-                None
-            }
-        }
+    /// Publishes an event. A journal that fails does not stop containers: the event is late.
+    pub(crate) fn publish(&self, namespace: &str, id: &str, report: Report) -> Arc<Entry> {
+        self.publisher.publish(report.envelope(namespace, id))
     }
 }
 
@@ -61,8 +57,10 @@ pub(crate) struct Registry {
 
 #[derive(Debug)]
 enum Slot {
-    /// Being created, or cleaned up.
+    /// Being created.
     Reserved,
+    /// What an earlier daemon left is being removed.
+    Removing,
     Task(Arc<Task>),
 }
 
@@ -75,11 +73,23 @@ impl Registry {
     pub(crate) fn reserve(&self, namespace: &str, id: &str) -> Result<(), Error> {
         let mut slots = self.slots();
         let slots = slots.entry(namespace.to_owned()).or_default();
-        if slots.contains_key(id) {
-            return Err(Error::TaskExists(id.to_owned()));
-        }
-        slots.insert(id.to_owned(), Slot::Reserved);
+        match slots.get(id) {
+            Some(Slot::Removing) => return Err(Error::Removing(id.to_owned())),
+            Some(Slot::Reserved | Slot::Task(_)) => return Err(Error::TaskExists(id.to_owned())),
+            None => slots.insert(id.to_owned(), Slot::Reserved),
+        };
         Ok(())
+    }
+
+    /// Takes a name of which leftovers are being removed. False if somebody has it.
+    pub(crate) fn reserve_removal(&self, namespace: &str, id: &str) -> bool {
+        let mut slots = self.slots();
+        let slots = slots.entry(namespace.to_owned()).or_default();
+        let free = !slots.contains_key(id);
+        if free {
+            slots.insert(id.to_owned(), Slot::Removing);
+        }
+        free
     }
 
     /// Shows a task, and runs `publish` before anybody can see it.
@@ -109,7 +119,7 @@ impl Registry {
     fn find(&self, namespace: &str, id: &str) -> Result<Arc<Task>, Error> {
         match self.slots().get(namespace).and_then(|tasks| tasks.get(id)) {
             Some(Slot::Task(task)) => Ok(Arc::clone(task)),
-            Some(Slot::Reserved) | None => Err(Error::TaskNotFound(id.to_owned())),
+            Some(Slot::Reserved | Slot::Removing) | None => Err(Error::TaskNotFound(id.to_owned())),
         }
     }
 
@@ -120,7 +130,7 @@ impl Registry {
             .flat_map(|(_, tasks)| tasks.values())
             .filter_map(|slot| match slot {
                 Slot::Task(task) => Some(Arc::clone(task)),
-                Slot::Reserved => None,
+                Slot::Reserved | Slot::Removing => None,
             })
             .collect()
     }
@@ -145,7 +155,7 @@ impl Supervisor {
             context: Arc::new(Context {
                 config,
                 layout,
-                journal,
+                publisher: Publisher::new(journal),
                 registry: Registry::default(),
                 boot_id,
                 stopping: watch::Sender::new(false),
@@ -176,6 +186,9 @@ impl Supervisor {
         let context = Arc::clone(&self.context);
         if context.creating.available_permits() == 0 {
             return Err(Error::Busy(id));
+        }
+        if context.publisher.is_late() {
+            return Err(Error::JournalFull(id));
         }
         context.registry.reserve(namespace.as_str(), &id)?;
         let namespace = namespace.as_str().to_owned();
@@ -429,6 +442,7 @@ async fn create(context: &Arc<Context>, namespace: &str, request: CreateTask) ->
             return Err(error);
         }
     };
+    point(crash::CREATE_ANSWERED);
     // The shim reaps init only after it has recorded and told its end, so the pid is still init's, or nobody's.
     let init = sys::process::pidfd_open(pid).ok().and_then(|pidfd| Pidfd::new(pid, pidfd).ok());
     let state = State {
@@ -445,6 +459,7 @@ async fn create(context: &Arc<Context>, namespace: &str, request: CreateTask) ->
         context.publish(namespace, &id, Report::Create { bundle: bundle_text, rootfs, stdio, checkpoint, pid });
     });
     tokio::spawn(Actor::new(Arc::clone(context), task, Some(shim), commands, false).run());
+    point(crash::CREATE_TOLD);
     Ok(pid)
 }
 

@@ -1,21 +1,22 @@
 //! What an earlier daemon has already told, read from the journal.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use api_grpc::decode::unpack;
+use api_grpc::decode::{self, unpack};
 use api_grpc::events as wire;
 use events::{Entry, Journal};
 use model::Timestamp;
 
 use crate::report::topic;
+use crate::task::Exit;
 
 /// The events of every task that is not deleted, as far as the journal remembers.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     tasks: HashMap<(String, String), Told>,
-    /// What happened before this may have been forgotten.
-    oldest: Option<Timestamp>,
+    /// What happened before this may have been forgotten; `None` where nothing was.
+    complete_since: Option<Timestamp>,
 }
 
 /// The events of one task.
@@ -23,22 +24,29 @@ pub(crate) struct Published {
 pub(crate) struct Told {
     pub(crate) created: bool,
     pub(crate) started: bool,
+    /// That it was frozen, and not that it was thawed.
+    pub(crate) paused: bool,
     /// That memory ran out.
     pub(crate) oom: bool,
     /// The end of init.
     pub(crate) exit: Option<Arc<Entry>>,
-    /// Additional processes whose end was told.
-    pub(crate) exec_exits: HashSet<String>,
+    /// Additional processes that were added, the last one of each name.
+    pub(crate) execs: HashMap<String, ToldExec>,
+}
+
+/// The events of an additional process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ToldExec {
+    /// The pid that it was started with.
+    pub(crate) started: Option<u32>,
+    pub(crate) exit: Option<Exit>,
 }
 
 impl Published {
     /// Reads the journal.
     pub(crate) fn read(journal: &Journal) -> Result<Self, events::Error> {
-        let mut published = Self::default();
-        let entries = journal.recent(|envelope| {
-            published.oldest.get_or_insert(envelope.timestamp);
-            envelope.topic.starts_with("/tasks/")
-        })?;
+        let mut published = Self { complete_since: journal.complete_since(), ..Self::default() };
+        let entries = journal.recent(|envelope| envelope.topic.starts_with("/tasks/"))?;
         for entry in entries {
             published.add(&entry);
         }
@@ -67,7 +75,24 @@ impl Published {
             topic::EXEC_ADDED => {
                 if let Ok(event) = unpack::<wire::TaskExecAdded>(&envelope.event) {
                     // The name may be that of an earlier process that was deleted.
-                    self.tasks.entry(key(event.container_id)).or_default().exec_exits.remove(&event.exec_id);
+                    let told = self.tasks.entry(key(event.container_id)).or_default();
+                    told.execs.insert(event.exec_id, ToldExec::default());
+                }
+            }
+            topic::EXEC_STARTED => {
+                if let Ok(event) = unpack::<wire::TaskExecStarted>(&envelope.event) {
+                    let told = self.tasks.entry(key(event.container_id)).or_default();
+                    told.execs.entry(event.exec_id).or_default().started = Some(event.pid);
+                }
+            }
+            topic::PAUSED => {
+                if let Ok(event) = unpack::<wire::TaskPaused>(&envelope.event) {
+                    self.tasks.entry(key(event.container_id)).or_default().paused = true;
+                }
+            }
+            topic::RESUMED => {
+                if let Ok(event) = unpack::<wire::TaskResumed>(&envelope.event) {
+                    self.tasks.entry(key(event.container_id)).or_default().paused = false;
                 }
             }
             topic::EXIT => {
@@ -76,7 +101,9 @@ impl Published {
                     if event.id == event.container_id {
                         told.exit = Some(Arc::clone(entry));
                     } else {
-                        told.exec_exits.insert(event.id);
+                        let exited_at = decode::timestamp(event.exited_at);
+                        let exit = Exit { pid: event.pid, exit_status: event.exit_status, exited_at };
+                        told.execs.entry(event.id).or_default().exit = Some(exit);
                     }
                 }
             }
@@ -101,6 +128,6 @@ impl Published {
 
     /// Whether an event of this time would still be in the journal, had it been published.
     pub(crate) fn covers(&self, time: Timestamp) -> bool {
-        self.oldest.is_none_or(|oldest| time >= oldest)
+        self.complete_since.is_none_or(|since| time >= since)
     }
 }

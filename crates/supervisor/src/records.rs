@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
+use model::Timestamp;
 use model::record::{EXECS_DIR, EXITS_DIR, ExitRecord, ProcessRecord, TASK_FILE, TaskRecord};
 use serde::de::DeserializeOwned;
 
@@ -49,6 +50,21 @@ pub(crate) fn read(bundle: &Path, boot_id: &str) -> Found {
     Found::Task(Box::new(Records { task, execs }))
 }
 
+/// When a file was changed last; zero where that is not known.
+pub(crate) fn modified(path: &Path) -> Timestamp {
+    let modified = path.metadata().and_then(|metadata| metadata.modified());
+    let since = modified.ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(Timestamp::ZERO, |since| Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(0),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+    })
+}
+
+/// When the record of an additional process was written.
+pub(crate) fn exec_modified(bundle: &Path, exec_id: &str) -> Timestamp {
+    modified(&exec_path(bundle, exec_id))
+}
+
 /// The exit record of init, or of an additional process.
 pub(crate) fn exit(bundle: &Path, exec_id: &str, boot_id: &str) -> Option<Exit> {
     let record = parse::<ExitRecord>(&exit_path(bundle, exec_id))?;
@@ -68,8 +84,15 @@ pub(crate) fn oom_kills(bundle: &Path, boot_id: &str) -> u64 {
 
 /// The record of an additional process.
 pub(crate) fn exec(bundle: &Path, exec_id: &str, boot_id: &str) -> Option<ProcessRecord> {
-    let record = parse::<ProcessRecord>(&bundle.join(EXECS_DIR).join(format!("{exec_id}.json")))?;
+    let record = parse::<ProcessRecord>(&exec_path(bundle, exec_id))?;
     (record.boot_id == boot_id && record.exec_id == exec_id).then_some(record)
+}
+
+/// Removes the records of an additional process, which its dead shim cannot do.
+pub(crate) fn forget_exec(bundle: &Path, exec_id: &str) {
+    // One that stays goes with the bundle; meanwhile the process is seen as one that has ended.
+    let _ = fs::remove_file(exec_path(bundle, exec_id));
+    let _ = fs::remove_file(exit_path(bundle, exec_id));
 }
 
 /// Writes the exit record that a dead shim did not write, so that the next daemon knows the end too.
@@ -92,6 +115,10 @@ pub(crate) fn write_exit(bundle: &Path, exec_id: &str, boot_id: &str, exit: Exit
     fs::create_dir_all(&directory).map_err(failed)?;
     let directory = File::open(&directory).map_err(failed)?;
     sys::fs::write_atomic(directory.as_fd(), exit_name(exec_id), &bytes, 0o600).map_err(|errno| failed(errno.into()))
+}
+
+fn exec_path(bundle: &Path, exec_id: &str) -> PathBuf {
+    bundle.join(EXECS_DIR).join(format!("{exec_id}.json"))
 }
 
 fn exit_name(exec_id: &str) -> String {

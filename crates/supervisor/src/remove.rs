@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use model::Code;
+use sys::crash::{daemon as crash, point};
 
 use crate::manager::Context;
 use crate::pidfd::Pidfd;
@@ -14,30 +15,25 @@ use crate::shim::ShimClient;
 use crate::task::{Exit, Task};
 use crate::{Error, launch};
 
-/// Deletes the task at its shim, ends the shim and removes the files. Tells as well whether the shim has ended, which
-/// can be so although the whole failed; then a second attempt goes on from there. `known` is how init ended, if it has.
-pub(crate) async fn remove(
-    context: &Arc<Context>,
-    task: &Arc<Task>,
-    shim: Option<&Pidfd>,
-    known: Option<Exit>,
-) -> (Result<Exit, Error>, bool) {
-    let exit = match shim {
-        None => known.unwrap_or_default(),
-        Some(shim) => match (task.shim.delete(String::new()).await, known) {
-            (Ok(exit), _) => {
-                end_shim(context, &task.shim, shim, false).await;
-                exit
-            }
-            // An earlier attempt was cut off after the shim had deleted its container.
-            (Err(Error::Shim { code: Code::NotFound, .. }), Some(exit)) => {
-                end_shim(context, &task.shim, shim, false).await;
-                exit
-            }
-            (Err(error), _) => return (Err(error), false),
-        },
-    };
-    (remove_files(context, &task.namespace, &task.id).await.map(|()| exit), true)
+/// Deletes the task at its shim; returns how init ended. `known` is its end, if it has come. The shim and the files stay.
+pub(crate) async fn empty(task: &Task, alive: bool, known: Option<Exit>) -> Result<Exit, Error> {
+    if !alive {
+        return Ok(known.unwrap_or_default());
+    }
+    match (task.shim.delete(String::new()).await, known) {
+        // An earlier attempt was cut off after the shim had deleted its container.
+        (Err(Error::Shim { code: Code::NotFound, .. }), Some(exit)) => Ok(exit),
+        (result, _) => result,
+    }
+}
+
+/// Ends the shim of a task that is deleted there, and removes the files. A second attempt goes on where the first failed.
+pub(crate) async fn clear(context: &Arc<Context>, task: &Task, shim: Option<&Pidfd>) -> Result<(), Error> {
+    if let Some(shim) = shim {
+        end_shim(context, &task.shim, shim, false).await;
+    }
+    point(crash::SHIM_ENDED);
+    remove_files(context, &task.namespace, &task.id).await
 }
 
 /// Ends a shim that has nothing to do: politely, then by force.

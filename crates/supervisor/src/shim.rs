@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use api_grpc::shim_task as wire;
+use model::record::Status;
 use model::{Any, Code, Mount};
 use prost::Message;
 use ttrpc::asynchronous::Client;
@@ -145,6 +146,20 @@ impl ShimClient {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Where a process stands, by the shim's own account: its status and pid.
+    pub(crate) async fn state(&self, exec_id: String) -> Result<(Status, u32), Error> {
+        let request = wire::StateRequest { id: self.id.clone(), exec_id };
+        let answer: wire::StateResponse = self.call("State", self.limit(), &request).await?;
+        let status = match answer.status() {
+            api_grpc::task_types::Status::Running => Status::Running,
+            api_grpc::task_types::Status::Stopped => Status::Stopped,
+            api_grpc::task_types::Status::Paused => Status::Paused,
+            api_grpc::task_types::Status::Pausing => Status::Pausing,
+            api_grpc::task_types::Status::Created | api_grpc::task_types::Status::Unknown => Status::Created,
+        };
+        Ok((status, answer.pid))
     }
 
     /// Starts init or an additional process; returns its pid.

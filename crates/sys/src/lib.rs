@@ -14,6 +14,7 @@ pub mod arch;
 pub mod bpf;
 pub mod caps;
 pub mod clone;
+pub mod crash;
 mod features;
 pub mod fs;
 mod inherit;

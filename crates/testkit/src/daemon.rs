@@ -64,7 +64,7 @@ impl Daemon {
         let ready = self.directory.join("ready");
         let _ = fs::remove_file(&ready);
         let notify = UnixDatagram::bind(&ready).context("bind the readiness socket")?;
-        notify.set_read_timeout(Some(Duration::from_secs(20)))?;
+        notify.set_read_timeout(Some(Duration::from_millis(20)))?;
         let log = File::options().append(true).create(true).open(self.directory.join("gantryd.log"))?;
         let mut words: Vec<String> = self.settings.wrapper.clone();
         words.push(binary("gantryd").to_string_lossy().into_owned());
@@ -82,11 +82,15 @@ impl Daemon {
         let child = command.spawn().context("spawn gantryd")?;
         let spawned = child.id();
         self.child = Some(child);
+        self.pid = spawned;
         let mut buffer = [0u8; 512];
         loop {
-            let count = notify.recv(&mut buffer).context("gantryd did not say READY=1")?;
-            if String::from_utf8_lossy(&buffer[..count]).contains("READY=1") {
-                break;
+            match notify.recv(&mut buffer) {
+                Ok(count) if String::from_utf8_lossy(&buffer[..count]).contains("READY=1") => break,
+                Ok(_) => {}
+                Err(_) if self.ended() => bail!("gantryd ended before it said READY=1"),
+                Err(_) if began.elapsed() < Duration::from_secs(20) => {}
+                Err(error) => return Err(error).context("gantryd did not say READY=1"),
             }
         }
         let took = began.elapsed();
@@ -192,6 +196,11 @@ impl Daemon {
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, signal);
         }
+    }
+
+    /// Whether the daemon has died by itself. [`Daemon::kill`] takes note of it, and [`Daemon::launch`] may follow.
+    pub fn ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
     }
 
     fn reap(&mut self) -> Option<i32> {

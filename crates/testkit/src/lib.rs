@@ -12,6 +12,7 @@ mod leaks;
 mod peer;
 mod podman;
 mod pty;
+mod spec;
 mod wait;
 
 pub use command::{Output, binary, run, run_with_input};
@@ -22,6 +23,7 @@ pub use leaks::{Leaks, processes_naming};
 pub use peer::Containerd;
 pub use podman::{ENGINE_IMAGE, Podman, program_named};
 pub use pty::Pty;
+pub use spec::specification;
 pub use wait::{DEADLINE, eventually, eventually_within};
 
 /// Says on the test's output that something was left out, and why; the runner counts these lines.

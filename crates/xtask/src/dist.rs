@@ -63,7 +63,7 @@ pub(crate) fn build_static(selection: &[&str]) -> Result<PathBuf> {
 }
 
 /// Replaces the file by a rename, so that a running program keeps its own.
-fn install(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn install(from: &Path, to: &Path) -> Result<()> {
     let new = to.with_extension("new");
     fs::copy(from, &new).with_context(|| format!("copy {}", from.display()))?;
     fs::rename(&new, to).with_context(|| format!("install {}", to.display()))
@@ -81,6 +81,7 @@ fn inspect(path: &Path, expected: &Expected) -> Result<()> {
         interpreter(&bytes)
     );
     ensure!(!is_undefended(&bytes), "{}: built without defences", path.display());
+    ensure!(!has_crash_points(&bytes), "{}: built with crash points", path.display());
     let mark = format!("gantry-build panic={}", expected.panic);
     ensure!(has(&mark), "{}: the mark {mark:?} is missing", path.display());
     Ok(())
@@ -89,6 +90,12 @@ fn inspect(path: &Path, expected: &Expected) -> Result<()> {
 /// Whether a program was built with the feature that lets a defence be left out (`sys::undefended`).
 pub(crate) fn is_undefended(program: &[u8]) -> bool {
     const MARK: &[u8] = b"gantry-undefended-build";
+    program.windows(MARK.len()).any(|window| window == MARK)
+}
+
+/// Whether a program was built with the feature that lets it die at named places (`sys::crash`).
+pub(crate) fn has_crash_points(program: &[u8]) -> bool {
+    const MARK: &[u8] = b"gantry-crash-points-build";
     program.windows(MARK.len()).any(|window| window == MARK)
 }
 

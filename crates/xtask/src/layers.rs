@@ -51,7 +51,7 @@ pub(crate) fn layers() -> Result<()> {
             }
         }
     }
-    undefended(&metadata, &mut wrong);
+    test_features(&metadata, &mut wrong);
     if !wrong.is_empty() {
         bail!("layers:\n  {}", wrong.join("\n  "));
     }
@@ -59,11 +59,13 @@ pub(crate) fn layers() -> Result<()> {
     Ok(())
 }
 
-/// The feature that lets a defence be left out is asked for on the command line only, never by a crate.
-fn undefended(metadata: &Value, wrong: &mut Vec<String>) {
+/// The features that let a defence be left out and a process die are asked for on the command line only, never by a crate.
+fn test_features(metadata: &Value, wrong: &mut Vec<String>) {
     for node in metadata["resolve"]["nodes"].as_array().into_iter().flatten() {
-        if node["features"].as_array().into_iter().flatten().any(|feature| feature == "undefended") {
-            wrong.push(format!("{} has the feature `undefended` switched on", node["id"]));
+        for name in ["undefended", "crash-points"] {
+            if node["features"].as_array().into_iter().flatten().any(|feature| feature == name) {
+                wrong.push(format!("{} has the feature `{name}` switched on", node["id"]));
+            }
         }
     }
 }

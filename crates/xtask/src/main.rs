@@ -3,6 +3,7 @@
 //! **Invariant:** `demo` and `test` need nothing but a Debian machine with root and Rust; whatever else they use they
 //! install or build themselves.
 
+mod chaos;
 mod demo;
 mod dist;
 mod fuzz;
@@ -27,6 +28,9 @@ usage: cargo xtask COMMAND
   layers            the order of the crates and what the programs may not contain
   tidy              rules about files that no compiler checks
   bench NAME        a benchmark beside its peers; without NAME: the list
+  chaos [--kills N] [--shim-kills N] [--seed N] [--round N]
+                    deaths of the daemon and its shims under load, on binaries with crash points;
+                    the short form of the tests without words
   fuzz NAME [--seconds N]
                     a fuzz target of the runtime for ten minutes or N seconds; without NAME: the list
   suite NAME --src DIR
@@ -56,6 +60,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         Some("layers") => layers::layers(),
         Some("tidy") => tidy::tidy(),
         Some("bench") => suite::bench(&rest),
+        Some("chaos") => chaos::chaos(&rest),
         Some("fuzz") => fuzz::fuzz(&rest),
         Some("suite") => suite::suite(&rest),
         Some("help" | "--help" | "-h") => {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{cargo, dist, setup};
+use crate::{cargo, chaos, dist, setup};
 
 /// What the runners said, added up.
 #[derive(Default)]
@@ -28,6 +28,9 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     let everything = ["--workspace", "--exclude", "blackbox"];
     step(&mut tally, "unit tests", &everything, &filter, &[])?;
     step(&mut tally, "scenarios", &["-p", "blackbox"], &filter, &[])?;
+    let directory = chaos::build()?;
+    let with_points = [("GANTRY_BIN_DIR", directory.to_str().context("the target directory's name")?)];
+    step(&mut tally, "chaos at named points", &["-p", "blackbox", "--test", "chaos"], &filter, &with_points)?;
     // The kernel floor is 5.15: the same engines without the system calls that came later.
     let floor = [("GANTRY_FORCE_FALLBACKS", "1")];
     step(
@@ -65,7 +68,7 @@ fn step(tally: &mut Tally, name: &str, packages: &[&str], filter: &[&str], envir
     let mut command = cargo();
     command.args(["test", "--locked", "--quiet", "--no-fail-fast"]).args(packages).args(filter);
     command.args(["--", "--show-output"]);
-    command.envs(environment.iter().copied()).env("GANTRY_BIN_DIR", dist::directory());
+    command.env("GANTRY_BIN_DIR", dist::directory()).envs(environment.iter().copied());
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
     let mut captured = false;

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::args::Arguments;
 use crate::error::Error;
-use crate::record::CGROUP_FILE;
+use crate::record::{CGROUP_FILE, PLANNED_CGROUP_FILE};
 
 /// What a task that nobody saw ending is said to have ended with: killed.
 const KILLED_STATUS: u32 = 137;
@@ -78,15 +78,25 @@ fn kill_init(task: &TaskRecord) {
 }
 
 fn kill_cgroup(bundle: &Path) -> Result<(), Error> {
-    let Ok(path) = std::fs::read_to_string(bundle.join(CGROUP_FILE)) else { return Ok(()) };
-    let host = cgroups::Host::detect()?;
-    match cgroups::Cgroup::open(&host, &cgroups::CgroupPath::new(&path)?) {
-        Ok(cgroup) => {
-            cgroup.kill_all()?;
-            // Waits for those that were killed: the root cannot be unmounted while they use it.
-            Ok(cgroup.delete()?)
-        }
-        Err(cgroups::Error::Gone { .. }) => Ok(()),
+    if let Ok(path) = std::fs::read_to_string(bundle.join(CGROUP_FILE)) {
+        let Some(cgroup) = open_cgroup(&path)? else { return Ok(()) };
+        cgroup.kill_all()?;
+        // Waits for those that were killed: the root cannot be unmounted while they use it.
+        return Ok(cgroup.delete()?);
+    }
+    // The shim died while it made the container: its process ends by itself, and what does not is somebody else's.
+    if let Ok(path) = std::fs::read_to_string(bundle.join(PLANNED_CGROUP_FILE))
+        && let Some(cgroup) = open_cgroup(&path)?
+    {
+        let _ = cgroup.delete();
+    }
+    Ok(())
+}
+
+fn open_cgroup(path: &str) -> Result<Option<cgroups::Cgroup>, Error> {
+    match cgroups::Cgroup::open(&cgroups::Host::detect()?, &cgroups::CgroupPath::new(path)?) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(cgroups::Error::Gone { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -130,6 +140,7 @@ mod tests {
             shim: init,
             init,
             status: Status::Running,
+            started: true,
             stdio: StdioPaths::default(),
         };
         std::fs::write(dir.path().join(TASK_FILE), serde_json::to_vec(&task).unwrap()).unwrap();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use model::record::Status;
+use sys::crash::{point, shim as crash};
 use sys::process::Exited;
 
 use crate::engine::create::Users;
@@ -23,6 +24,8 @@ pub(crate) struct Container {
     pub(crate) execs: BTreeMap<String, Process>,
     /// Additional processes that run or are being started.
     pub(crate) running_execs: usize,
+    /// Init was started.
+    pub(crate) started: bool,
     /// Init has ended; told only when no additional process runs any more, because init's exit is the last one.
     pub(crate) init_gone: Option<Exit>,
     /// There is no pid namespace of its own, so the kernel kills nobody when init ends: we do.
@@ -52,7 +55,7 @@ impl Container {
     /// Writes where the task stands; an error is the caller's to log.
     pub(crate) fn write_task(&self) -> Result<(), Error> {
         match self.init.identity {
-            Some(identity) => self.records.task(identity, self.init.status, &self.init.paths),
+            Some(identity) => self.records.task(identity, self.init.status, self.started, &self.init.paths),
             None => Ok(()),
         }
     }
@@ -65,10 +68,13 @@ impl Container {
     /// Writes the exit record of a process and reaps it, in this order.
     pub(crate) fn record_and_reap(&self, exec_id: &str, exited: &Exited, exit: Exit) -> Result<(), Error> {
         let oom_kills = if exec_id.is_empty() { self.count_oom_kills() } else { 0 };
+        point(crash::EXIT_SEEN);
         let written = self.records.exit(exec_id, exited, exit.at, oom_kills);
+        point(crash::EXIT_RECORDED);
         // Reaped even if the disk is full: the status also lives in our memory, and a zombie would stop the cgroup and
         // the pid namespace from ending.
         let _ = sys::process::reap_pid(exited.pid);
+        point(crash::EXIT_REAPED);
         written
     }
 

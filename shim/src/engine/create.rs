@@ -10,6 +10,7 @@ use model::Mount;
 use model::record::{Status, StdioPaths};
 use oci::runtime::{LinuxIdMapping, LinuxNamespaceType};
 use runtime::{Creating, Plan, PlanOptions};
+use sys::crash::{point, shim as crash};
 
 use crate::engine::process::{End, Process};
 use crate::engine::{Container, Engine, rootfs};
@@ -39,6 +40,7 @@ impl Engine {
     /// Creates a container and answers its pid.
     pub(crate) async fn create(self: &Arc<Self>, request: Create) -> Result<u32, Error> {
         check(&request)?;
+        point(crash::CREATE_BEGUN);
         let id = request.id.clone();
         {
             let mut inner = self.lock();
@@ -81,6 +83,7 @@ impl Engine {
         drop(spec);
         let (root, in_bundle) = root?;
         *mounted = in_bundle;
+        records.planned_cgroup(plan.cgroup_path().as_str())?;
         let creating = Creating::begin(plan, &self.host, root, io, None).map_err(failed)?;
         let Ok(created) = tokio::time::timeout(DEADLINE, self.drive(creating)).await else {
             return Err(Error::Deadline { operation: "create", seconds: DEADLINE.as_secs() });
@@ -89,12 +92,13 @@ impl Engine {
         for warning in container.warnings() {
             self.log.line(&format!("container {id}: {warning}"));
         }
+        point(crash::CREATED);
         let prepared = (|| {
             if let Some(master) = container.take_console() {
                 stdio.attach(master)?;
             }
             records.cgroup(container.cgroup().path().as_str())?;
-            records.task(container.identity(), Status::Created, &paths)
+            records.task(container.identity(), Status::Created, false, &paths)
         })();
         if let Err(error) = prepared {
             // Nobody knows of it yet, so nobody else would end it. Its process is reaped as an orphan.
@@ -107,6 +111,7 @@ impl Engine {
             }
             return Err(error);
         }
+        point(crash::CREATE_RECORDED);
         let init = Process {
             exec_id: String::new(),
             status: Status::Created,
@@ -127,6 +132,7 @@ impl Engine {
             init,
             execs: std::collections::BTreeMap::new(),
             running_execs: 0,
+            started: false,
             init_gone: None,
             shares_pids,
             users,

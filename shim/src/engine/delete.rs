@@ -3,6 +3,7 @@
 use api_shim::convert;
 use api_shim::messages::events as payload;
 use model::record::Status;
+use sys::crash::{point, shim as crash};
 
 use crate::engine::{Container, Engine, Exit, rootfs};
 use crate::error::Error;
@@ -65,6 +66,7 @@ impl Engine {
 
     async fn delete_container(&self, id: &str) -> Result<(u32, Exit), Error> {
         let failed = |source| Error::Runtime { operation: "delete", source };
+        point(crash::DELETE_BEGUN);
         let deleting = self.lock().container(id)?.runtime.delete(true).map_err(failed)?;
         self.drive(deleting).await.map_err(failed)?;
         let mut inner = self.lock();
@@ -73,6 +75,7 @@ impl Engine {
             rootfs::undo(&container.bundle)?;
             container.rootfs_mounted = false;
         }
+        point(crash::DELETED);
         let (pid, exit) = (container.init.pid(), container.init.exit());
         let mut event = payload::TaskDelete::new();
         event.container_id = id.to_owned();

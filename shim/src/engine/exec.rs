@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api_shim::messages::events as payload;
 use model::record::{Status, StdioPaths};
 use runtime::ExecOptions;
+use sys::crash::{point, shim as crash};
 
 use crate::engine::Engine;
 use crate::engine::process::{End, Process};
@@ -130,10 +131,12 @@ impl Engine {
         process.spec = Vec::new();
         process.busy = false;
         let (pid, paths) = (process.pid(), process.paths.clone());
+        point(crash::EXEC_STARTED);
         let written = container.records.exec(exec_id, Some(started.identity), Status::Running, &paths);
         if let Err(error) = written {
             self.log.error("write the record of a process", &error);
         }
+        point(crash::EXEC_RECORDED);
         let mut event = payload::TaskExecStarted::new();
         event.container_id = id.to_owned();
         event.exec_id = exec_id.to_owned();

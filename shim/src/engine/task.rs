@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api_shim::messages::events as payload;
 use model::record::{Status, StdioPaths};
 use runtime::ConsoleSize;
+use sys::crash::{point, shim as crash};
 
 use crate::engine::{Container, Engine, Exit};
 use crate::error::Error;
@@ -66,8 +67,11 @@ impl Engine {
             container.init.busy = false;
             match started {
                 Ok(()) => {
+                    point(crash::STARTED);
                     container.init.status = Status::Running;
+                    container.started = true;
                     self.write_task(container);
+                    point(crash::START_RECORDED);
                     let pid = container.init.pid();
                     let mut event = payload::TaskStart::new();
                     event.container_id = id.to_owned();

@@ -184,6 +184,11 @@ impl Plan {
         self.process.terminal
     }
 
+    /// Where the container's cgroup will be. That of a scope may be put elsewhere by its systemd.
+    pub fn cgroup_path(&self) -> &cgroups::CgroupPath {
+        &self.cgroup
+    }
+
     /// Whether the container's cgroup itself is bound into it, so that it must exist before.
     pub(crate) fn binds_cgroup(&self) -> bool {
         !self.spaces.has(flags::NEWCGROUP) && self.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup)

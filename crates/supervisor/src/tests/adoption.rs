@@ -19,6 +19,16 @@ fn exit_record(pid: u32, exit_status: u32) -> ExitRecord {
     }
 }
 
+fn created(pid: u32) -> Report {
+    Report::Create {
+        bundle: String::new(),
+        rootfs: Vec::new(),
+        stdio: StdioPaths::default(),
+        checkpoint: String::new(),
+        pid,
+    }
+}
+
 fn write(path: PathBuf, record: &impl serde::Serialize) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, serde_json::to_vec(record).unwrap()).unwrap();
@@ -42,7 +52,7 @@ async fn what_ended_meanwhile_is_told_once() {
     let mut events = house.subscribe();
     let adopted = house.supervisor.adopt().await.unwrap();
     assert_eq!(adopted, Adopted { live: 0, stopped: 1, removed: 0 });
-    for want in ["create", "start", "exit:e:5", "exit:7"] {
+    for want in ["create", "start", "exec-added:e", "exec-started:e", "exit:e:5", "exit:7"] {
         assert_eq!(event(&mut events).await, want);
     }
     let state = house.supervisor.get(&house.namespace, "c", "").unwrap();
@@ -54,7 +64,7 @@ async fn what_ended_meanwhile_is_told_once() {
 
     house.restart();
     house.supervisor.adopt().await.unwrap();
-    assert_eq!(house.topics(), ["create", "start", "exit", "exit"]);
+    assert_eq!(house.topics(), ["create", "start", "exec-added", "exec-started", "exit", "exit"]);
     assert_eq!(house.supervisor.heal(), healed);
     assert_eq!(house.supervisor.list(&house.namespace).len(), 1);
 }
@@ -67,13 +77,7 @@ async fn a_death_by_memory_meanwhile_is_told_once() {
         let (shim, init) = (Process::start(), Process::start());
         let bundle = house.write_bundle("c", &record(&shim, &init, Status::Running));
         if oom_was_told {
-            let create = Report::Create {
-                bundle: String::new(),
-                rootfs: Vec::new(),
-                stdio: StdioPaths::default(),
-                checkpoint: String::new(),
-                pid: init.0.pid,
-            };
+            let create = created(init.0.pid);
             for report in [create, Report::Start { pid: init.0.pid }, Report::Oom] {
                 house.journal.publish(report.envelope(house.namespace.as_str(), "c")).unwrap();
             }
@@ -153,4 +157,123 @@ async fn waiters_are_released_when_the_daemon_stops() {
     house.restart();
     assert!(matches!(waiter.await.unwrap(), Err(crate::Error::Stopping(_))));
     eventually("the actor ends", || old.mailbox_closed("ns", "c")).await;
+}
+
+fn exec_record(pid: Option<u32>, status: Status) -> ProcessRecord {
+    ProcessRecord {
+        boot_id: sys::boot_id().unwrap().to_owned(),
+        exec_id: "e".into(),
+        process: pid.map(|pid| ProcessIdentity { pid, start_time: 1 }),
+        status,
+        stdio: StdioPaths::default(),
+    }
+}
+
+/// Wherever the last daemon died, what it had not told is told, in order, and nothing twice.
+#[tokio::test]
+async fn every_event_is_told_once_whatever_was_told_before() {
+    let whole = ["create", "start", "exec-added", "exec-started", "exit", "exit"];
+    for before in 0..=whole.len() {
+        let house = House::new("exit 0");
+        let (shim, init) = (Process::start(), Process::start());
+        let pid = init.0.pid;
+        let bundle = house.write_bundle("c", &record(&shim, &init, Status::Stopped));
+        write(bundle.join("execs/e.json"), &exec_record(Some(77), Status::Running));
+        write(bundle.join("exits/exec-e.json"), &exit_record(77, 5));
+        write(bundle.join("exits/init.json"), &exit_record(pid, 7));
+        let exit = |pid, exit_status| crate::Exit { pid, exit_status, exited_at: Timestamp::now() };
+        let reports = [
+            created(pid),
+            Report::Start { pid },
+            Report::ExecAdded { exec_id: "e".into() },
+            Report::ExecStarted { exec_id: "e".into(), pid: 77 },
+            Report::Exit { exec_id: "e".into(), exit: exit(77, 5) },
+            Report::Exit { exec_id: String::new(), exit: exit(pid, 7) },
+        ];
+        for report in reports.into_iter().take(before) {
+            house.journal.publish(report.envelope(house.namespace.as_str(), "c")).unwrap();
+        }
+        house.supervisor.adopt().await.unwrap();
+        assert_eq!(house.topics(), whole, "{before} were told before");
+    }
+}
+
+/// An additional process takes the name of one that was told of from its beginning to its end.
+#[tokio::test]
+async fn a_name_that_was_taken_again_is_told_again() {
+    let house = House::new("exit 0");
+    let (shim, init) = (Process::start(), Process::start());
+    let pid = init.0.pid;
+    let bundle = house.write_bundle("c", &record(&shim, &init, Status::Running));
+    write(bundle.join("execs/e.json"), &exec_record(None, Status::Created));
+    let exit = crate::Exit { pid: 77, exit_status: 5, exited_at: Timestamp { seconds: 5, nanos: 0 } };
+    for report in [
+        created(pid),
+        Report::Start { pid },
+        Report::ExecAdded { exec_id: "e".into() },
+        Report::ExecStarted { exec_id: "e".into(), pid: 77 },
+        Report::Exit { exec_id: "e".into(), exit },
+    ] {
+        house.journal.publish(report.envelope(house.namespace.as_str(), "c")).unwrap();
+    }
+    house.supervisor.adopt().await.unwrap();
+    assert_eq!(house.topics().last().map(String::as_str), Some("exec-added"));
+    assert_eq!(house.supervisor.get(&house.namespace, "c", "e").unwrap().status, Status::Created);
+}
+
+/// The shim carries out what a dead daemon asked for, after the new one has looked.
+#[tokio::test]
+async fn requests_of_a_dead_daemon_are_noticed() {
+    let mut house = House::new("exit 0");
+    let (mut fake, shim, init) = house.task("c", Status::Created).await;
+    let mut events = house.subscribe();
+    let wait = fake.next("Wait").await;
+    let bundle = house.bundle("c");
+    write(bundle.join("task.json"), &record(&shim, &init, Status::Running));
+    assert_eq!(event(&mut events).await, "start");
+    write(bundle.join("execs/e.json"), &exec_record(None, Status::Created));
+    assert_eq!(event(&mut events).await, "exec-added:e");
+    // A client that repeats its request is told that it has succeeded.
+    write(bundle.join("execs/e.json"), &exec_record(Some(78), Status::Running));
+    let started = house.start("c", "e").await;
+    let call = fake.any("Start").await;
+    let wait_exec = if call.method == "Start" {
+        call.refuse(2, "cannot start a running process");
+        assert_eq!(started.await.unwrap().unwrap(), 78);
+        fake.next("Wait").await
+    } else {
+        // The records were looked at before the request came.
+        fake.next("Start").await.refuse(2, "cannot start a running process");
+        call
+    };
+    assert_eq!(event(&mut events).await, "exec-started:e");
+    wait_exec.exit(3);
+    assert_eq!(event(&mut events).await, "exit:e:3");
+    wait.exit(0);
+    assert_eq!(event(&mut events).await, "exit:0");
+}
+
+/// Init's end is told behind that of a process that outlived it, and in any case.
+#[tokio::test]
+async fn init_that_ended_before_an_additional_process_is_told_last() {
+    let house = House::new("exit 0");
+    let (shim, init) = (Process::start(), Process::start());
+    let bundle = house.write_bundle("c", &record(&shim, &init, Status::Running));
+    write(bundle.join("execs/e.json"), &exec_record(Some(77), Status::Running));
+    write(bundle.join("exits/init.json"), &exit_record(init.0.pid, 7));
+    let mut events = house.subscribe();
+    let mut fake = Fake::listen(house.socket("c")).await;
+    house.supervisor.adopt().await.unwrap();
+    for want in ["create", "start", "exec-added:e", "exec-started:e"] {
+        assert_eq!(event(&mut events).await, want);
+    }
+    loop {
+        let wait = fake.next("Wait").await;
+        if wait.decode::<wire::WaitRequest>().exec_id == "e" {
+            wait.exit(4);
+            break;
+        }
+    }
+    assert_eq!(event(&mut events).await, "exit:e:4");
+    assert_eq!(event(&mut events).await, "exit:7");
 }

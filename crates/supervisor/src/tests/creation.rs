@@ -76,7 +76,13 @@ async fn shims_may_forward_events() {
     let client = ttrpc::asynchronous::Client::connect(&format!("unix://{}", path.display())).await.unwrap();
     let envelope = |namespace: &str, topic: &str| {
         let (namespace, topic) = (namespace.to_owned(), topic.to_owned());
-        Some(api_grpc::types::Envelope { timestamp: None, namespace, topic, event: Some(prost_types::Any::default()) })
+        Some(api_grpc::types::Envelope {
+            timestamp: None,
+            namespace,
+            topic,
+            event: Some(prost_types::Any::default()),
+            cursor: String::new(),
+        })
     };
     for (envelope, want) in [
         (envelope("ns", "/tasks/oom"), None),

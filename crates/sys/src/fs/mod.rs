@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::Result;
@@ -24,6 +24,17 @@ pub use write::{fsync_dir, write_atomic, write_durable};
 pub fn proc_path(fd: BorrowedFd<'_>) -> String {
     use std::os::fd::AsRawFd;
     format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Makes room for bytes `from .. from + length` of a file without changing its length. ENOSPC where there is none,
+/// EOPNOTSUPP where the file system makes no promises.
+pub fn reserve(fd: BorrowedFd<'_>, from: u64, length: u64) -> Result<()> {
+    rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, from, length)
+}
+
+/// Gives such room back; bytes of the file that lie in it become zero.
+pub fn release(fd: BorrowedFd<'_>, from: u64, length: u64) -> Result<()> {
+    rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE, from, length)
 }
 
 /// Reads a small file (at most 1 MiB; EFBIG beyond) of `/proc`, `/sys` or our own making as text. EILSEQ where it is
