@@ -26,6 +26,15 @@ fn exit_name(exec_id: &str) -> String {
     if exec_id.is_empty() { "init.json".to_owned() } else { format!("exec-{exec_id}.json") }
 }
 
+/// Lack of memory in a container.
+#[derive(Debug, Default)]
+pub(crate) struct Oom {
+    /// Processes that the kernel killed for it.
+    pub(crate) kills: u64,
+    /// The cgroup whose limit was reached.
+    pub(crate) cgroup: Option<String>,
+}
+
 /// The records of one container.
 #[derive(Debug)]
 pub(crate) struct Records {
@@ -81,7 +90,7 @@ impl Records {
     }
 
     /// Writes how a process ended. `exec_id` is empty for init.
-    pub(crate) fn exit(&self, exec_id: &str, exited: &Exited, at: Timestamp, oom_kills: u64) -> Result<(), Error> {
+    pub(crate) fn exit(&self, exec_id: &str, exited: &Exited, at: Timestamp, oom: Oom) -> Result<(), Error> {
         let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let record = ExitRecord {
             boot_id: self.boot_id.clone(),
@@ -92,7 +101,8 @@ impl Records {
             user_us: micros(exited.usage.user),
             system_us: micros(exited.usage.system),
             max_rss_kib: exited.usage.max_rss_kib,
-            oom_kills,
+            oom_kills: oom.kills,
+            oom_cgroup: oom.cgroup,
         };
         write(&self.exits, &exit_name(exec_id), &record)
     }
@@ -169,10 +179,11 @@ mod tests {
         let usage = Usage { user: std::time::Duration::from_millis(3), ..Usage::default() };
         let at = Timestamp { seconds: 5, nanos: 6 };
         for (exec_id, exit, status, signal) in [("", Exit::Code(42), 42, 0), ("x1", Exit::Signal(9), 137, 9)] {
-            records.exit(exec_id, &Exited { pid: 7, exit, usage }, at, 1).unwrap();
+            let oom = Oom { kills: 1, cgroup: Some("/a".to_owned()) };
+            records.exit(exec_id, &Exited { pid: 7, exit, usage }, at, oom).unwrap();
             let record: ExitRecord = read(dir.path().join("exits").join(exit_name(exec_id)));
             assert_eq!((record.exit_status, record.signal, record.user_us), (status, signal, 3000));
-            assert_eq!((record.exited_at, record.oom_kills), (at, 1));
+            assert_eq!((record.exited_at, record.oom_kills, record.oom_cgroup.as_deref()), (at, 1, Some("/a")));
         }
         records.forget_exec("x1");
         assert_eq!(std::fs::read_dir(dir.path().join("exits")).unwrap().count(), 1);

@@ -280,6 +280,17 @@ impl Cgroup {
         }
     }
 
+    /// Which group's limit was reached when the kernel killed something of this one for lack of memory: the path of this
+    /// group or of the nearest one above it that ran into its limit; `/` if none did and the host ran out. `None` where
+    /// there is no memory controller. A good guess on version 1, which does not count what came of reaching a limit.
+    pub fn oom_origin(&self, host: &Host) -> Option<String> {
+        match (&self.version, host) {
+            (Version::V1(group), Host::V1 { controllers }) => group.oom_origin(controllers),
+            (Version::V2(group), Host::V2 { mount }) => Some(group.oom_origin(mount)),
+            (Version::V1(_), Host::V2 { .. }) | (Version::V2(_), Host::V1 { .. }) => None,
+        }
+    }
+
     /// Watches for lack of memory; `None` where there is no memory controller.
     pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
         match &self.version {

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cgroups::{Cgroup, CgroupPath, Error, Host, Stats};
+use cgroups::{Cgroup, CgroupPath, Error, Host, OomWatch, Stats};
 use oci::runtime::{LinuxDeviceCgroup, LinuxResources};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -517,6 +517,9 @@ fn lack_of_memory_is_told_and_counted() {
         watch.drain().unwrap();
         assert_eq!(shell.end(), Exit::Signal(9));
         assert_eq!(group.cgroup.oom_kills().unwrap(), 1);
+        let by_path = OomWatch::open(host, group.cgroup.path()).unwrap().unwrap();
+        assert_eq!((watch.kills().unwrap(), by_path.kills().unwrap()), (1, 1));
+        assert_eq!(group.cgroup.oom_origin(host).unwrap(), group.cgroup.path().to_string());
     });
 }
 

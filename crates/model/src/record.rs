@@ -115,4 +115,8 @@ pub struct ExitRecord {
     pub max_rss_kib: u64,
     /// Processes that the kernel killed in the container's cgroup for lack of memory, while the container lived.
     pub oom_kills: u64,
+    /// The cgroup whose limit was reached when that happened: the container's own, one above it, or `/` for the host.
+    /// Absent without such a kill, and in records of older shims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_cgroup: Option<String>,
 }

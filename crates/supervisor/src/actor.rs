@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::manager::Context;
+use crate::oom::{self, Memory};
 use crate::pidfd::Pidfd;
 use crate::recheck::{Answered, Recheck, recheck_due};
 use crate::report::Report;
@@ -129,6 +130,7 @@ enum Wake {
     Waited(String, Result<Exit, Error>),
     ShimEnded,
     InitEnded,
+    Memory,
     Timer,
     Stop,
 }
@@ -157,6 +159,10 @@ pub(crate) struct Actor {
     pub(crate) init_ended: bool,
     /// When the kernel is asked how init ended, because its shim has not said so.
     pub(crate) init_overdue: Option<Instant>,
+    /// The memory of the container, while it lives.
+    pub(crate) memory: Option<Memory>,
+    /// What was told of its lack.
+    pub(crate) told_of_memory: oom::Told,
     reconnect: Option<Instant>,
     pause: Duration,
     /// When the records are read again.
@@ -164,14 +170,17 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    /// An actor for `task`; `adopted` ones connect to their shim by themselves.
+    /// An actor for `task`. One that was adopted, with what was `told_of_memory` before, connects to its shim by itself.
     pub(crate) fn new(
         context: Arc<Context>,
         task: Arc<Task>,
         shim: Option<Pidfd>,
         mailbox: mpsc::Receiver<Command>,
-        adopted: bool,
+        told_of_memory: Option<oom::Told>,
     ) -> Self {
+        let adopted = told_of_memory.is_some();
+        let stopped = task.state().init.status == Status::Stopped;
+        let memory = (!stopped).then(|| Memory::watch(context.cgroups.as_ref(), &task.bundle, adopted)).flatten();
         Self {
             context,
             task,
@@ -187,6 +196,8 @@ impl Actor {
             init_exit_due: None,
             init_ended: false,
             init_overdue: None,
+            memory,
+            told_of_memory: told_of_memory.unwrap_or_default(),
             reconnect: adopted.then(Instant::now),
             pause: RECONNECT.0,
             recheck: adopted.then(Recheck::begin),
@@ -227,6 +238,7 @@ impl Actor {
                     self.init_ended = true;
                     self.init_overdue = Some(Instant::now() + self.context.config.timeouts.exit);
                 }
+                Wake::Memory => self.look_at_memory(),
                 Wake::Timer => self.timer().await,
                 Wake::Stop => return,
             }
@@ -243,6 +255,7 @@ impl Actor {
             Some((exec_id, result)) = self.waits.next() => Wake::Waited(exec_id, result),
             () = ended(self.shim.as_deref()), if !self.deleting => Wake::ShimEnded,
             () = ended(self.task.init.as_ref()), if !self.init_ended => Wake::InitEnded,
+            () = Memory::noticed(self.memory.as_ref()) => Wake::Memory,
             () = until(timer) => Wake::Timer,
             _ = stopping.wait_for(|stop| *stop) => Wake::Stop,
         }

@@ -31,7 +31,7 @@ use crate::records::{self, Found, Records};
 use crate::report::Report;
 use crate::shim::ShimClient;
 use crate::task::{Exit, Process, Task};
-use crate::{Error, launch, remove};
+use crate::{Error, launch, oom, remove};
 
 /// How long adoption waits for shims without a task to end; after that they are ended in the background.
 const LEAKED: Duration = Duration::from_secs(2);
@@ -183,6 +183,7 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
     let forgotten = |time| !published.covers(time);
     catch_up(&mut state, (&bundle, context.boot_id), &records, |_| false, forgotten, publish);
     let pid = task.init.pid;
+    let mut told_of_memory = oom::Told::read(&bundle, told.ooms, |at| published.covers(at));
     let recorded = records::exit(&bundle, "", context.boot_id);
     let unrecorded =
         (task.status == Status::Stopped).then(|| Exit { pid, exit_status: 255, exited_at: Timestamp::now() });
@@ -194,7 +195,7 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
             Some(entry) => entry,
             None if published.covers(exit.exited_at) => {
                 // The last daemon may have died between the two.
-                if !told.oom && records::oom_kills(&bundle, context.boot_id) > 0 {
+                if told_of_memory.note(&bundle, records::oom_kills(&bundle, context.boot_id)) {
                     publish(Report::Oom);
                 }
                 publish(report)
@@ -213,7 +214,8 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
     let watch = |pid, pidfd: Option<OwnedFd>| pidfd.map(|pidfd| Pidfd::new(pid, pidfd)).transpose();
     let (shim, init) = (watch(task.shim.pid, shim)?, watch(pid, init)?);
     let (mailbox, commands) = mpsc::channel(MAILBOX);
-    install(context, Task::new((namespace, id), bundle, program, client, init, mailbox, state), shim, commands);
+    let task = Task::new((namespace, id), bundle, program, client, init, mailbox, state);
+    install(context, task, shim, commands, told_of_memory);
     Ok(live)
 }
 

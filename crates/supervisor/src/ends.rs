@@ -95,15 +95,31 @@ impl Actor {
         let exit = Exit { pid: self.task.state().init.pid, ..exit };
         point(crash::EXIT_KNOWN);
         // Clients take an OOM event for the cause of the exit that follows it.
-        if records::oom_kills(&self.task.bundle, self.context.boot_id) > 0 {
-            self.publish(Report::Oom);
-        }
+        self.tell_of_memory(records::oom_kills(&self.task.bundle, self.context.boot_id));
+        self.memory = None;
         let event = self.publish(Report::Exit { exec_id: String::new(), exit });
         point(crash::EXIT_TOLD);
         self.change(|state| {
             state.exit_event = Some(event);
             state.init.stop(exit);
         });
+    }
+
+    /// There may be less memory than the container wanted. What happens before its start, or to one that has ended, is
+    /// told with its end.
+    pub(crate) fn look_at_memory(&mut self) {
+        let Some(memory) = &mut self.memory else { return };
+        match memory.kills(self.told_of_memory) {
+            Some(kills) if self.task.state().init.lives() => self.tell_of_memory(kills),
+            Some(_) => {}
+            None => self.memory = None,
+        }
+    }
+
+    fn tell_of_memory(&mut self, kills: u64) {
+        if self.told_of_memory.note(&self.task.bundle, kills) {
+            self.publish(Report::Oom);
+        }
     }
 
     /// Publishes the end of an additional process, unless it was or the process never ran.

@@ -25,7 +25,8 @@ pub(crate) const LOG: &str = "shim.log";
 const SOCKET_PATH_MAX_BYTES: usize = 107;
 
 /// Variables that tell the daemon something about itself.
-const OWN_VARIABLES: [&str; 8] = [
+const OWN_VARIABLES: [&str; 9] = [
+    "GANTRYD_LISTENER",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",

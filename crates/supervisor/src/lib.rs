@@ -22,6 +22,7 @@ mod forward;
 mod late;
 mod launch;
 mod manager;
+mod oom;
 mod pidfd;
 mod published;
 mod recheck;

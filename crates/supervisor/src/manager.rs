@@ -20,7 +20,7 @@ use crate::pidfd::Pidfd;
 use crate::report::Report;
 use crate::shim::ShimClient;
 use crate::task::{CreateTask, ExecTask, Exit, Pid, Process, ProcessState, State, Task};
-use crate::{Config, Error, launch, records, remove, runtimes};
+use crate::{Config, Error, launch, oom, records, remove, runtimes};
 
 /// Tasks whose creation may be waiting or under way at once.
 const CREATING_MAX: usize = 1024;
@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) registry: Registry,
     pub(crate) boot_id: &'static str,
+    /// Where the containers' cgroups are, if this host has any.
+    pub(crate) cgroups: Option<cgroups::Host>,
     /// True once the actors shall end and leave their shims alone.
     pub(crate) stopping: watch::Sender<bool>,
     creating: Semaphore,
@@ -151,6 +153,10 @@ impl Supervisor {
             path: "/proc/sys/kernel/random/boot_id".into(),
             source: errno.into(),
         })?;
+        let cgroups = cgroups::Host::detect().inspect_err(|error| {
+            tracing::warn!(error = %model::render(error), "lack of memory is told only when a container ends");
+        });
+        let cgroups = cgroups.ok();
         Ok(Self {
             context: Arc::new(Context {
                 config,
@@ -158,6 +164,7 @@ impl Supervisor {
                 publisher: Publisher::new(journal),
                 registry: Registry::default(),
                 boot_id,
+                cgroups,
                 stopping: watch::Sender::new(false),
                 creating: Semaphore::new(CREATING_MAX),
                 launching: Semaphore::new(LAUNCHING_MAX),
@@ -458,7 +465,7 @@ async fn create(context: &Arc<Context>, namespace: &str, request: CreateTask) ->
     context.registry.insert(Arc::clone(&task), || {
         context.publish(namespace, &id, Report::Create { bundle: bundle_text, rootfs, stdio, checkpoint, pid });
     });
-    tokio::spawn(Actor::new(Arc::clone(context), task, Some(shim), commands, false).run());
+    tokio::spawn(Actor::new(Arc::clone(context), task, Some(shim), commands, None).run());
     point(crash::CREATE_TOLD);
     Ok(pid)
 }
@@ -474,8 +481,14 @@ async fn ask(client: &ShimClient, shim: &Pidfd, bundle: &str, request: &CreateTa
 }
 
 /// Puts an adopted task in its place and sets its actor going.
-pub(crate) fn install(context: &Arc<Context>, task: Task, shim: Option<Pidfd>, commands: mpsc::Receiver<Command>) {
+pub(crate) fn install(
+    context: &Arc<Context>,
+    task: Task,
+    shim: Option<Pidfd>,
+    commands: mpsc::Receiver<Command>,
+    told_of_memory: oom::Told,
+) {
     let task = Arc::new(task);
     context.registry.insert(Arc::clone(&task), || ());
-    tokio::spawn(Actor::new(Arc::clone(context), task, shim, commands, true).run());
+    tokio::spawn(Actor::new(Arc::clone(context), task, shim, commands, Some(told_of_memory)).run());
 }

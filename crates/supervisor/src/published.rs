@@ -26,8 +26,8 @@ pub(crate) struct Told {
     pub(crate) started: bool,
     /// That it was frozen, and not that it was thawed.
     pub(crate) paused: bool,
-    /// That memory ran out.
-    pub(crate) oom: bool,
+    /// How often it was told that memory ran out.
+    pub(crate) ooms: u64,
     /// The end of init.
     pub(crate) exit: Option<Arc<Entry>>,
     /// Additional processes that were added, the last one of each name.
@@ -69,7 +69,7 @@ impl Published {
             }
             topic::OOM => {
                 if let Ok(event) = unpack::<wire::TaskOom>(&envelope.event) {
-                    self.tasks.entry(key(event.container_id)).or_default().oom = true;
+                    self.tasks.entry(key(event.container_id)).or_default().ooms += 1;
                 }
             }
             topic::EXEC_ADDED => {

@@ -109,6 +109,7 @@ pub(crate) fn write_exit(bundle: &Path, exec_id: &str, boot_id: &str, exit: Exit
         system_us: 0,
         max_rss_kib: 0,
         oom_kills: 0,
+        oom_cgroup: None,
     };
     let bytes = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
     let directory = bundle.join(EXITS_DIR);

@@ -158,6 +158,7 @@ mod tests {
             system_us: 0,
             max_rss_kib: 0,
             oom_kills: 0,
+            oom_cgroup: None,
         };
         std::fs::create_dir(dir.path().join(EXITS_DIR)).unwrap();
         std::fs::write(dir.path().join(EXITS_DIR).join("init.json"), serde_json::to_vec(&exit).unwrap()).unwrap();

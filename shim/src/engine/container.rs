@@ -8,9 +8,10 @@ use sys::crash::{point, shim as crash};
 use sys::process::Exited;
 
 use crate::engine::create::Users;
+use crate::engine::oom::Telling;
 use crate::engine::process::{Exit, Process};
 use crate::error::Error;
-use crate::record::Records;
+use crate::record::{Oom, Records};
 
 /// A container that was created and not deleted.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Container {
     pub(crate) rootfs_mounted: bool,
     /// Processes that the kernel killed for lack of memory, as far as told.
     pub(crate) oom_kills: u64,
+    /// Tells of further ones while the container lives, if anybody is to be told.
+    pub(crate) telling_ooms: Option<Telling>,
 }
 
 impl Container {
@@ -66,10 +69,20 @@ impl Container {
     }
 
     /// Writes the exit record of a process and reaps it, in this order.
-    pub(crate) fn record_and_reap(&self, exec_id: &str, exited: &Exited, exit: Exit) -> Result<(), Error> {
-        let oom_kills = if exec_id.is_empty() { self.count_oom_kills() } else { 0 };
+    pub(crate) fn record_and_reap(
+        &self,
+        exec_id: &str,
+        exited: &Exited,
+        exit: Exit,
+        host: &cgroups::Host,
+    ) -> Result<(), Error> {
+        let mut oom = Oom::default();
+        if exec_id.is_empty() {
+            oom.kills = self.count_oom_kills();
+            oom.cgroup = (oom.kills > 0).then(|| self.runtime.cgroup().oom_origin(host)).flatten();
+        }
         point(crash::EXIT_SEEN);
-        let written = self.records.exit(exec_id, exited, exit.at, oom_kills);
+        let written = self.records.exit(exec_id, exited, exit.at, oom);
         point(crash::EXIT_RECORDED);
         // Reaped even if the disk is full: the status also lives in our memory, and a zombie would stop the cgroup and
         // the pid namespace from ending.

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use api_shim::convert;
 use api_shim::messages::{Options, events as payload};
+use cgroups::OomWatch;
 use model::Mount;
 use model::record::{Status, StdioPaths};
 use oci::runtime::{LinuxIdMapping, LinuxNamespaceType};
 use runtime::{Creating, Plan, PlanOptions};
 use sys::crash::{point, shim as crash};
 
+use crate::engine::oom::Telling;
 use crate::engine::process::{End, Process};
 use crate::engine::{Container, Engine, rootfs};
 use crate::error::Error;
@@ -63,7 +65,7 @@ impl Engine {
         result
     }
 
-    async fn create_reserved(&self, request: Create, mounted: &mut bool) -> Result<u32, Error> {
+    async fn create_reserved(self: &Arc<Self>, request: Create, mounted: &mut bool) -> Result<u32, Error> {
         let Create { id, bundle, mounts, paths, options, .. } = request;
         let records = Records::open(&bundle)?;
         let spec = read_spec(&bundle)?;
@@ -124,6 +126,7 @@ impl Engine {
             spec: Vec::new(),
             stdin_closed: false,
         };
+        let watch = self.watch_oom(&container);
         let container = Container {
             id,
             bundle,
@@ -138,12 +141,14 @@ impl Engine {
             users,
             rootfs_mounted: in_bundle,
             oom_kills: 0,
+            telling_ooms: None,
         };
-        Ok(self.register(container, &mounts))
+        Ok(self.register(container, &mounts, watch))
     }
 
-    fn register(&self, container: Container, mounts: &[Mount]) -> u32 {
+    fn register(self: &Arc<Self>, mut container: Container, mounts: &[Mount], watch: Option<OomWatch>) -> u32 {
         let pid = container.init.pid();
+        container.telling_ooms = watch.map(|watch| Telling::start(self, &container.id, watch));
         let mut inner = self.lock();
         if inner.publisher.is_some() {
             inner.publish(&Event::Create(create_event(&container, mounts)));

@@ -21,6 +21,7 @@ mod container;
 mod create;
 mod delete;
 mod exec;
+mod oom;
 mod process;
 mod rootfs;
 mod task;
@@ -45,6 +46,7 @@ use crate::watch::watch_readable;
 pub(crate) use container::Container;
 pub(crate) use create::Create;
 pub(crate) use exec::Exec;
+use oom::tell_oom;
 pub(crate) use process::Exit;
 
 /// The shim's state.
@@ -170,7 +172,7 @@ impl Engine {
         let Some(container) = containers.get_mut(container_id) else { return };
         let exit = Exit { status: exited.exit.status(), at: Timestamp::now() };
         let publisher = publisher.as_ref();
-        if let Err(error) = container.record_and_reap(exec_id, exited, exit) {
+        if let Err(error) = container.record_and_reap(exec_id, exited, exit, &self.host.cgroups) {
             self.log.error("write an exit record", &error);
         }
         if exec_id.is_empty() {
@@ -204,13 +206,7 @@ impl Engine {
         if container.init.status == Status::Stopped {
             return;
         }
-        let kills = container.count_oom_kills();
-        if kills > container.oom_kills {
-            container.oom_kills = kills;
-            let mut event = payload::TaskOOM::new();
-            event.container_id.clone_from(&container.id);
-            publish(publisher, &Event::Oom(event));
-        }
+        tell_oom(container, publisher);
         finish(container, "", exit, publisher);
         if let Err(error) = container.write_task() {
             self.log.error("write the task record", &error);

@@ -15,7 +15,7 @@ use sys::Errno;
 
 use crate::dir::{self, Dir};
 use crate::limits::perform;
-use crate::{CgroupPath, Error, OomWatch, Result, StatsV1, text, tree};
+use crate::{CgroupPath, Error, OomWatch, Result, StatsV1, oom, tree};
 
 /// How long freezing may take.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
@@ -176,8 +176,13 @@ impl Group {
     }
 
     pub(crate) fn oom_kills(&self) -> Result<u64> {
-        let Some(memory) = self.find("memory") else { return Ok(0) };
-        Ok(memory.read_optional("memory.oom_control")?.map_or(0, |text| text::value_of(&text, "oom_kill")))
+        self.find("memory").map_or(Ok(0), |memory| oom::kills(memory, false))
+    }
+
+    /// See [`crate::Cgroup::oom_origin`].
+    pub(crate) fn oom_origin(&self, controllers: &[(String, PathBuf)]) -> Option<String> {
+        let mount = controllers.iter().find(|(name, _)| name == "memory").map(|(_, mount)| mount)?;
+        Some(oom::origin(self.find("memory")?.location(), mount, false))
     }
 
     pub(crate) fn watch_oom(&self) -> Result<Option<OomWatch>> {

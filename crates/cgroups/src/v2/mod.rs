@@ -15,7 +15,7 @@ use sys::Errno;
 
 use crate::dir::{self, Dir};
 use crate::limits::perform;
-use crate::{CgroupPath, Error, OomWatch, Result, StatsV2, text, tree};
+use crate::{CgroupPath, Error, OomWatch, Result, StatsV2, oom, text, tree};
 
 /// How long freezing may take.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
@@ -146,7 +146,12 @@ impl Group {
     }
 
     pub(crate) fn oom_kills(&self) -> Result<u64> {
-        Ok(self.dir.read_optional("memory.events")?.map_or(0, |text| text::value_of(&text, "oom_kill")))
+        oom::kills(&self.dir, true)
+    }
+
+    /// See [`crate::Cgroup::oom_origin`].
+    pub(crate) fn oom_origin(&self, mount: &Path) -> String {
+        oom::origin(self.dir.location(), mount, true)
     }
 
     pub(crate) fn watch_oom(&self) -> Result<Option<OomWatch>> {

@@ -16,6 +16,7 @@ fn exit_record(pid: u32, exit_status: u32) -> ExitRecord {
         system_us: 0,
         max_rss_kib: 0,
         oom_kills: 0,
+        oom_cgroup: None,
     }
 }
 
