@@ -16,6 +16,9 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 
+/// The restart policies that clients may ask for.
+const POLICIES: [&str; 4] = ["no", "always", "on-failure", "unless-stopped"];
+
 /// The shim, which stands beside this program.
 const SHIM: &str = "containerd-shim-gantry-v2";
 
@@ -100,6 +103,9 @@ fn other_plugins(store: &Path) -> Vec<Plugin> {
         Plugin::new("gc.v1", "scheduler"),
         Plugin::new("lease.v1", "manager"),
         Plugin::new("differ.v1", "walking").platform(),
+        POLICIES
+            .iter()
+            .fold(Plugin::new("monitor.container.v1", "restart"), |plugin, policy| plugin.capability(policy)),
         Plugin::new("runtime.v2", "task").platform().export("log-uri-schemes", "fifo,file"),
     ];
     let services = ["containers", "content", "diff", "images", "introspection", "namespaces", "snapshots", "tasks"];

@@ -13,6 +13,7 @@ mod cli;
 mod config;
 mod directories;
 mod logging;
+mod replace;
 mod serve;
 mod signals;
 mod socket;
@@ -61,8 +62,12 @@ fn run(arguments: cli::Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve::serve(loaded.config));
+    let program = replace::program()?;
+    let result = runtime.block_on(serve::serve(loaded.config, &program));
     // What still runs on blocking threads is a transaction that will be acknowledged to nobody; it need not end.
     runtime.shutdown_background();
-    result
+    match result? {
+        serve::Ended::Stopped => Ok(()),
+        serve::Ended::Replaced(socket) => match replace::replace(&program, &socket)? {},
+    }
 }

@@ -1,4 +1,5 @@
-//! Signals: SIGTERM and SIGINT stop the daemon, SIGUSR1 writes down what its threads do.
+//! Signals: SIGTERM and SIGINT stop the daemon, SIGUSR1 writes down what its threads do, SIGUSR2 replaces the daemon by
+//! the program that is installed now.
 //!
 //! SIGPIPE is ignored by Rust's runtime already.
 
@@ -12,6 +13,16 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     report: Signal,
+    replace: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// The end of the daemon, by the signal of this name.
+    Stop(&'static str),
+    /// Another program in its place.
+    Replace,
 }
 
 impl Signals {
@@ -21,18 +32,32 @@ impl Signals {
             terminate: install(SignalKind::terminate(), "SIGTERM")?,
             interrupt: install(SignalKind::interrupt(), "SIGINT")?,
             report: install(SignalKind::user_defined1(), "SIGUSR1")?,
+            replace: install(SignalKind::user_defined2(), "SIGUSR2")?,
         })
     }
 
-    /// Returns the name of the signal that asks the daemon to stop; meanwhile answers SIGUSR1.
+    /// Returns what a signal asks for; meanwhile answers SIGUSR1.
+    ///
+    /// Cancel-safe.
+    pub(crate) async fn wish(&mut self) -> Wish {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Wish::Stop("SIGTERM"),
+                _ = self.interrupt.recv() => return Wish::Stop("SIGINT"),
+                _ = self.replace.recv() => return Wish::Replace,
+                _ = self.report.recv() => threads::report(),
+            }
+        }
+    }
+
+    /// Returns the name of the signal that asks the daemon to stop; it cannot be replaced meanwhile.
     ///
     /// Cancel-safe.
     pub(crate) async fn stop(&mut self) -> &'static str {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.report.recv() => threads::report(),
+            match self.wish().await {
+                Wish::Stop(signal) => return signal,
+                Wish::Replace => tracing::warn!("not replaced: the daemon is starting or stopping"),
             }
         }
     }

@@ -13,13 +13,19 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt};
 
 use crate::config::Grpc;
+use crate::replace;
 
 /// How long the daemon waits after a connection that it could not accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens at the configured address. A socket that nobody serves is replaced; one that somebody serves is not.
+/// Where our predecessor has handed its own over, that is taken.
 pub(crate) fn listen(grpc: &Grpc) -> anyhow::Result<UnixListener> {
     let path = Path::new(&grpc.address);
+    if let Some(listener) = replace::inherited(&grpc.address)? {
+        listener.set_nonblocking(true).context("prepare the socket that was handed over")?;
+        return UnixListener::from_std(listener).context("watch the socket that was handed over");
+    }
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
         DirBuilder::new()
             .recursive(true)

@@ -23,6 +23,7 @@ pub mod memory;
 pub mod mount;
 mod own_program;
 pub mod process;
+mod replace;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;
@@ -34,6 +35,7 @@ pub mod userns;
 pub use features::{FORCE_FALLBACKS_VARIABLE, Features, features};
 pub use inherit::take_inherited;
 pub use own_program::OwnProgram;
+pub use replace::replace_process;
 pub use rustix::io::Errno;
 
 /// What every function of this crate returns.

@@ -21,10 +21,7 @@ impl Signals {
     /// Blocks `signals` (`libc::SIGCHLD` and its kin) in the calling thread, which must be the only one, for the rest
     /// of the process's life.
     pub fn block_in_process(signals: &[i32]) -> Result<Self> {
-        let mut set = SigSet::empty();
-        for &signal in signals {
-            set.add(Signal::try_from(signal).map_err(errno)?);
-        }
+        let set = set_of(signals)?;
         set.thread_block().map_err(errno)?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(errno)?;
         Ok(Self { fd })
@@ -44,6 +41,24 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Keeps signals from the calling thread until [`unblock`]: they stay pending meanwhile, across an exec as well.
+pub fn block(signals: &[i32]) -> Result<()> {
+    set_of(signals)?.thread_block().map_err(errno)
+}
+
+/// Lets signals come to the calling thread, those that are pending at once.
+pub fn unblock(signals: &[i32]) -> Result<()> {
+    set_of(signals)?.thread_unblock().map_err(errno)
+}
+
+fn set_of(signals: &[i32]) -> Result<SigSet> {
+    let mut set = SigSet::empty();
+    for &signal in signals {
+        set.add(Signal::try_from(signal).map_err(errno)?);
+    }
+    Ok(set)
 }
 
 fn errno(error: nix::errno::Errno) -> Errno {

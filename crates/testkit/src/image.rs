@@ -47,7 +47,8 @@ pub fn rootfs_tar(path: &Path) -> Result<()> {
     std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
 }
 
-fn busybox_files() -> Result<Files> {
+/// The files of the busybox image.
+pub fn busybox_files() -> Result<Files> {
     let passwd = b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n";
     Ok(Files::from([
         ("bin/busybox".into(), (0o755, requires_busybox()?)),
@@ -59,6 +60,12 @@ fn busybox_files() -> Result<Files> {
 /// An OCI image layout in a tar, with one layer per entry of `layers` (path to mode and bytes); the first layer also
 /// gets the usual directories and the links to busybox's applets.
 pub fn image_tar(name: &str, layers: &[(Layer, Files)]) -> Result<Vec<u8>> {
+    labelled_image_tar(name, layers, &[])
+}
+
+/// As [`image_tar`], with labels in the image's configuration.
+pub fn labelled_image_tar(name: &str, layers: &[(Layer, Files)], labels: &[(&str, &str)]) -> Result<Vec<u8>> {
+    let labels: BTreeMap<&str, &str> = labels.iter().copied().collect();
     let mut blobs: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let mut add = |bytes: Vec<u8>| -> (String, usize) {
         let digest = hex(&bytes);
@@ -84,7 +91,7 @@ pub fn image_tar(name: &str, layers: &[(Layer, Files)]) -> Result<Vec<u8>> {
     }
     let config = json!({
         "architecture": "amd64", "os": "linux",
-        "config": {"Env": ["PATH=/bin:/sbin:/usr/bin"], "Cmd": ["sh"], "WorkingDir": "/"},
+        "config": {"Env": ["PATH=/bin:/sbin:/usr/bin"], "Cmd": ["sh"], "WorkingDir": "/", "Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
         "history": [{"created_by": "testkit"}]
     });

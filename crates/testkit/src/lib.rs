@@ -18,7 +18,9 @@ mod wait;
 pub use command::{Output, binary, run, run_with_input};
 pub use daemon::{Daemon, Settings};
 pub use dockerd::Dockerd;
-pub use image::{Files, Layer, busybox_image, image_tar, requires_busybox, rootfs_tar};
+pub use image::{
+    Files, Layer, busybox_files, busybox_image, image_tar, labelled_image_tar, requires_busybox, rootfs_tar,
+};
 pub use leaks::{Leaks, processes_naming};
 pub use peer::Containerd;
 pub use podman::{ENGINE_IMAGE, Podman, program_named};

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["api-grpc", "api-shim", "store", "mount", "cgroups", "archive"],
     &["content", "snapshots", "events", "runtime", "registry", "client"],
     &["metadata", "supervisor"],
-    &["transfer"],
+    &["transfer", "restart"],
     &["services", "cri"],
     &["gantryd", "gantryctl", "shim"],
 ];
