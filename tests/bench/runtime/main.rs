@@ -5,13 +5,13 @@
 //! their own. Minimum and p10 are the trustworthy columns: what else the machine does only ever adds.
 
 mod measure;
-mod spec;
 mod subject;
 mod table;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bench_runtime::spec;
 
 /// What to measure.
 #[derive(Debug)]

@@ -7,14 +7,19 @@ use serde_json::{Value, json};
 
 /// What the table of variants varies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Variant {
-    pub(crate) name: &'static str,
-    pub(crate) net: bool,
-    pub(crate) cgroup_space: bool,
-    pub(crate) seccomp: bool,
+pub struct Variant {
+    /// What tables call it.
+    pub name: &'static str,
+    /// A network namespace.
+    pub net: bool,
+    /// A cgroup namespace.
+    pub cgroup_space: bool,
+    /// A profile like Docker's.
+    pub seccomp: bool,
 }
 
-pub(crate) const VARIANTS: [Variant; 4] = [
+/// The variants of the tables.
+pub const VARIANTS: [Variant; 4] = [
     Variant { name: "pid ipc uts mnt", net: false, cgroup_space: false, seccomp: false },
     Variant { name: "+ net", net: true, cgroup_space: false, seccomp: false },
     Variant { name: "+ net, seccomp", net: true, cgroup_space: false, seccomp: true },
@@ -23,7 +28,7 @@ pub(crate) const VARIANTS: [Variant; 4] = [
 
 impl Variant {
     /// The words that the floor program takes.
-    pub(crate) fn words(self, v1: bool) -> String {
+    pub fn words(self, v1: bool) -> String {
         let words = [("net", self.net), ("cgroup", self.cgroup_space), ("seccomp", self.seccomp), ("v1", v1)];
         words.iter().filter(|(_, on)| *on).map(|(word, _)| *word).collect::<Vec<_>>().join(",")
     }
@@ -138,7 +143,7 @@ fn profile() -> Value {
 }
 
 /// A profile: the one at `path`, or one of our own making.
-pub(crate) fn seccomp(path: Option<&Path>) -> Result<Value> {
+pub fn seccomp(path: Option<&Path>) -> Result<Value> {
     Ok(match path {
         Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
         None => profile(),
@@ -164,7 +169,7 @@ fn mounts(hosts: &Path) -> Value {
 }
 
 /// The `config.json` of a bundle.
-pub(crate) fn document(variant: Variant, command: &[&str], hosts: &Path, cgroup: &str, seccomp: &Value) -> Value {
+pub fn document(variant: Variant, command: &[&str], hosts: &Path, cgroup: &str, seccomp: &Value) -> Value {
     let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
     namespaces.extend(variant.net.then_some("network"));
     namespaces.extend(variant.cgroup_space.then_some("cgroup"));
@@ -203,7 +208,7 @@ pub(crate) fn document(variant: Variant, command: &[&str], hosts: &Path, cgroup:
 }
 
 /// A root file system of one static busybox.
-pub(crate) fn rootfs(place: &Path) -> Result<()> {
+pub fn rootfs(place: &Path) -> Result<()> {
     for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
         std::fs::create_dir_all(place.join(directory))?;
     }

@@ -14,8 +14,12 @@ use crate::{cargo, dist, root, run, setup};
 
 /// Benchmarks: name and what they print.
 const BENCHES: &[(&str, &str)] = &[
-    ("life", "one life of `true` through gRPC, gantryd and Debian's containerd in turns"),
-    ("shape", "memory and threads of idle shims, and of the daemons"),
+    (
+        "tasks",
+        "lives and execs of `true` through gRPC, gantryd and Debian's containerd in turns: --count N, --binary crun",
+    ),
+    ("density", "memory and threads of idle shims, memory and descriptors of the daemons: --count N"),
+    ("soak", "what of gantryd grows with 10,000 lives: --count N"),
     ("runtime", "gantry-oci, runc, crun and the bare kernel in turns: --rounds N, --runtime PATH, --seccomp PATH"),
 ];
 
