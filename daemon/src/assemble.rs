@@ -38,6 +38,7 @@ pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) ->
         supervisor::Config {
             runtimes: config.runtimes.clone(),
             ttrpc_address: config.ttrpc.address.clone(),
+            debug: matches!(config.debug.level.as_str(), "debug" | "trace"),
             ..supervisor::Config::new(
                 config.state.clone(),
                 config.root.clone(),

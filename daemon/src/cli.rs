@@ -46,6 +46,15 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         action: ConfigAction,
     },
+    /// Publish an event: for shims that report by running this program. The event is an `Any` on standard input
+    Publish {
+        /// Topic of the event, "/tasks/exit" for instance
+        #[arg(long)]
+        topic: String,
+        /// Namespace of the event
+        #[arg(long)]
+        namespace: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -60,7 +69,8 @@ pub(crate) enum ConfigAction {
 
 /// containerd's own flag parser takes long flags with one dash as well; so do its users' unit files.
 pub(crate) fn with_long_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    const LONG: [&str; 7] = ["config", "root", "state", "address", "log-level", "help", "version"];
+    const LONG: [&str; 9] =
+        ["config", "root", "state", "address", "log-level", "help", "version", "topic", "namespace"];
     arguments
         .map(|argument| {
             let text = argument.to_string_lossy();
@@ -112,6 +122,12 @@ mod tests {
             parse("gantryd --config F config dump").unwrap().command,
             Some(Command::Config { action: ConfigAction::Dump })
         ));
+        for line in
+            ["gantryd -address A publish -topic /t -namespace n", "gantryd -a A publish --topic=/t --namespace=n"]
+        {
+            let Some(Command::Publish { topic, namespace }) = parse(line).unwrap().command else { panic!("{line}") };
+            assert_eq!((topic.as_str(), namespace.as_str()), ("/t", "n"), "{line}");
+        }
         for line in ["gantryd surplus", "gantryd --unknown", "gantryd config", "gantryd --root"] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -13,6 +13,7 @@ mod cli;
 mod config;
 mod directories;
 mod logging;
+mod publish;
 mod replace;
 mod serve;
 mod signals;
@@ -49,6 +50,9 @@ fn run(arguments: cli::Arguments) -> anyhow::Result<()> {
     let loaded = config::load(&arguments)?;
     match arguments.command {
         Some(cli::Command::Config { action }) => return cli::print_config(action, &loaded.config),
+        Some(cli::Command::Publish { topic, namespace }) => {
+            return publish::publish(&loaded.config, topic, namespace);
+        }
         None => {}
     }
     logging::start(&loaded.config.debug)?;

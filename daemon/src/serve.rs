@@ -46,10 +46,11 @@ pub(crate) async fn serve(config: Config, program: &Path) -> anyhow::Result<Ende
             return Ok(Ended::Stopped);
         }
     };
-    let events =
-        EventServer::start(config.ttrpc.address.as_ref(), config.ttrpc.uid, config.ttrpc.gid, engines.journal.clone())
-            .await
-            .context("serve events of shims")?;
+    let (journal, supervisor) = (engines.journal.clone(), engines.supervisor.clone());
+    let ttrpc = &config.ttrpc;
+    let events = EventServer::start(ttrpc.address.as_ref(), ttrpc.uid, ttrpc.gid, journal, supervisor)
+        .await
+        .context("serve events of shims")?;
     let limits =
         services::Limits { receive: config.grpc.max_recv_message_size, send: config.grpc.max_send_message_size };
     let monitor = restart::Monitor::new(engines.metadata.clone(), engines.supervisor.clone(), engines.journal.clone());

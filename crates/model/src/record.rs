@@ -1,6 +1,6 @@
 //! The files a shim writes into its bundle so that gantryd can know a task's state without asking anybody.
 //!
-//! The shim is the only writer. Each file is written beside its name and renamed over it, so a reader sees a whole
+//! The shim is the only writer; for a shim that is not ours gantryd is. Each file is written beside its name and renamed over it, so a reader sees a whole
 //! record or none. Records live in the state directory, which does not survive the kernel: each carries the boot id,
 //! and another boot's records are swept at start.
 //!

@@ -31,7 +31,7 @@ use crate::manager::Context;
 use crate::oom::{self, Memory};
 use crate::pidfd::Pidfd;
 use crate::recheck::{Answered, Recheck, recheck_due};
-use crate::report::Report;
+use crate::report::{Heard, Report};
 use crate::task::{ExecTask, Exit, Process, State, Task};
 use crate::{records, remove};
 
@@ -46,12 +46,29 @@ type Answer<T> = oneshot::Sender<Result<T, Error>>;
 /// A request that changes the task. An empty exec id means init.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Start { exec_id: String, answer: Answer<u32> },
-    Exec { exec: ExecTask, answer: Answer<()> },
-    Pause { answer: Answer<()> },
-    Resume { answer: Answer<()> },
-    Delete { answer: Answer<Exit> },
-    DeleteProcess { exec_id: String, answer: Answer<Exit> },
+    Start {
+        exec_id: String,
+        answer: Answer<u32>,
+    },
+    Exec {
+        exec: ExecTask,
+        answer: Answer<()>,
+    },
+    Pause {
+        answer: Answer<()>,
+    },
+    Resume {
+        answer: Answer<()>,
+    },
+    Delete {
+        answer: Answer<Exit>,
+    },
+    DeleteProcess {
+        exec_id: String,
+        answer: Answer<Exit>,
+    },
+    /// Not a request: what a foreign shim's own events tell.
+    Heard(Heard),
 }
 
 impl Command {
@@ -59,7 +76,7 @@ impl Command {
         match self {
             Self::Start { exec_id, .. } | Self::DeleteProcess { exec_id, .. } => exec_id,
             Self::Exec { exec, .. } => &exec.exec_id,
-            Self::Pause { .. } | Self::Resume { .. } | Self::Delete { .. } => "",
+            Self::Pause { .. } | Self::Resume { .. } | Self::Delete { .. } | Self::Heard(_) => "",
         }
     }
 
@@ -69,6 +86,7 @@ impl Command {
             Self::Start { answer, .. } => reply(answer, Err(error())),
             Self::Exec { answer, .. } | Self::Pause { answer } | Self::Resume { answer } => reply(answer, Err(error())),
             Self::Delete { answer } | Self::DeleteProcess { answer, .. } => reply(answer, Err(error())),
+            Self::Heard(_) => false,
         }
     }
 
@@ -78,12 +96,13 @@ impl Command {
             Self::Start { answer, .. } => answer.is_closed(),
             Self::Exec { answer, .. } | Self::Pause { answer } | Self::Resume { answer } => answer.is_closed(),
             Self::Delete { answer } | Self::DeleteProcess { answer, .. } => answer.is_closed(),
+            Self::Heard(_) => false,
         }
     }
 }
 
 /// A request that the shim has answered.
-enum Done {
+pub(crate) enum Done {
     Started {
         exec_id: String,
         result: Result<u32, Error>,
@@ -116,6 +135,11 @@ enum Done {
     },
     /// Where an adopted task's processes stand by the shim's own account.
     Described(Vec<(String, Status, u32)>),
+    /// Where a process stands, by a shim that keeps no records.
+    Surveyed {
+        exec_id: String,
+        result: Result<(Status, u32), Error>,
+    },
     ProcessDeleted {
         exec_id: String,
         result: Result<Exit, Error>,
@@ -145,7 +169,7 @@ pub(crate) struct Actor {
     /// A lane is here while a request of it is with the shim; those behind it wait.
     pub(crate) lanes: HashMap<String, VecDeque<Command>>,
     waiting: usize,
-    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    pub(crate) running: FuturesUnordered<BoxFuture<'static, Done>>,
     waits: FuturesUnordered<BoxFuture<'static, (String, Result<Exit, Error>)>>,
     /// Processes whose start is with the shim.
     pub(crate) starting: HashSet<String>,
@@ -153,6 +177,8 @@ pub(crate) struct Actor {
     deleting: bool,
     /// Init's end, known and not yet published.
     pub(crate) init_exit: Option<Exit>,
+    /// Whether a foreign shim has published init's end itself, after everything that it had to tell before.
+    pub(crate) exit_heard: bool,
     /// When init's end is published, whatever the additional processes do.
     pub(crate) init_exit_due: Option<Instant>,
     /// Whether init's pidfd has told its end.
@@ -174,7 +200,7 @@ impl Actor {
     pub(crate) fn new(
         context: Arc<Context>,
         task: Arc<Task>,
-        shim: Option<Pidfd>,
+        shim: Option<Arc<Pidfd>>,
         mailbox: mpsc::Receiver<Command>,
         told_of_memory: Option<oom::Told>,
     ) -> Self {
@@ -184,7 +210,7 @@ impl Actor {
         Self {
             context,
             task,
-            shim: shim.map(Arc::new),
+            shim,
             mailbox,
             lanes: HashMap::new(),
             waiting: 0,
@@ -193,6 +219,7 @@ impl Actor {
             starting: HashSet::new(),
             deleting: false,
             init_exit: None,
+            exit_heard: false,
             init_exit_due: None,
             init_ended: false,
             init_overdue: None,
@@ -295,6 +322,9 @@ impl Actor {
             .map(|(exec_id, _)| exec_id)
             .collect();
         drop(state);
+        if self.task.keeper.is_some() {
+            return self.survey(unknown);
+        }
         self.ask_where(unknown.clone());
         for exec_id in unknown {
             // That of a process which was not started yet is waited for once it is.
@@ -347,6 +377,9 @@ impl Actor {
     }
 
     fn accept(&mut self, command: Command) {
+        if let Command::Heard(heard) = command {
+            return self.heard(heard);
+        }
         match self.lanes.get_mut(command.lane()) {
             Some(lane) => {
                 lane.push_back(command);
@@ -398,6 +431,8 @@ impl Actor {
                 if task.state().process(&exec.exec_id).is_some() {
                     return reply(answer, Err(Error::ExecExists(exec.exec_id)));
                 }
+                // Before the shim knows of it: what is noted and unknown to the shim can be found out, not the reverse.
+                self.keep_exec(&exec.exec_id, 0, Status::Created, &exec.stdio);
                 self.running.push(Box::pin(async move {
                     let (exec_id, stdio) = (exec.exec_id.clone(), exec.stdio.clone());
                     let result = task.shim.exec(exec).await;
@@ -416,6 +451,10 @@ impl Actor {
                 self.running.push(Box::pin(async move { Done::Resumed { result: task.shim.resume().await, answer } }));
             }
             Command::Delete { answer } => self.begin_delete(answer),
+            Command::Heard(heard) => {
+                self.heard(heard);
+                return false;
+            }
             Command::DeleteProcess { exec_id, answer } => {
                 if !self.told_before_delete(&exec_id) {
                     return reply(answer, Err(Error::ProcessRunning));
@@ -478,7 +517,9 @@ impl Actor {
             Done::Added { exec_id, stdio, result, answer } => {
                 // What a shim has prepared dies with it.
                 let result = if self.shim.is_none() { Err(Error::Ended { operation: "exec in" }) } else { result };
-                if matches!(result, Err(Error::Shim { .. })) {
+                if matches!(result, Err(Error::Shim { .. })) && self.task.keeper.is_some() {
+                    self.forget(&exec_id);
+                } else if matches!(result, Err(Error::Shim { .. })) {
                     // The last daemon's request may have been the one that succeeded.
                     self.catch_up(Answered::One(&exec_id));
                 }
@@ -516,11 +557,12 @@ impl Actor {
                 self.advance("");
             }
             Done::Described(processes) => self.described(processes),
+            Done::Surveyed { exec_id, result } => self.surveyed(&exec_id, result),
             Done::ProcessDeleted { exec_id, result, answer } => {
                 point(crash::EXEC_DELETED);
                 if let Ok(exit) = &result {
                     self.exec_ended(&exec_id, *exit);
-                    self.change(|state| state.execs.remove(&exec_id));
+                    self.forget(&exec_id);
                 }
                 reply(answer, result);
                 self.advance(&exec_id);
@@ -535,21 +577,7 @@ impl Actor {
             Ok(pid) if self.is_created(exec_id) => {
                 let pid = *pid;
                 point(if exec_id.is_empty() { crash::START_ANSWERED } else { crash::EXEC_START_ANSWERED });
-                self.publish(if exec_id.is_empty() {
-                    Report::Start { pid }
-                } else {
-                    Report::ExecStarted { exec_id: exec_id.to_owned(), pid }
-                });
-                point(if exec_id.is_empty() { crash::START_TOLD } else { crash::EXEC_START_TOLD });
-                self.change(|state| {
-                    if let Some(process) = state.process_mut(exec_id) {
-                        process.pid = pid;
-                        process.status = Status::Running;
-                    }
-                });
-                if !exec_id.is_empty() {
-                    self.arm(exec_id.to_owned());
-                }
+                self.has_started(exec_id, pid);
             }
             Ok(_) => {}
             // Whoever waits for a process that could not be started is told so; it has no status and no event.
@@ -568,10 +596,32 @@ impl Actor {
         reply(answer, result);
     }
 
+    /// A process runs now.
+    pub(crate) fn has_started(&mut self, exec_id: &str, pid: u32) {
+        self.keep(exec_id, pid, Status::Running);
+        self.publish(if exec_id.is_empty() {
+            Report::Start { pid }
+        } else {
+            Report::ExecStarted { exec_id: exec_id.to_owned(), pid }
+        });
+        point(if exec_id.is_empty() { crash::START_TOLD } else { crash::EXEC_START_TOLD });
+        self.change(|state| {
+            if let Some(process) = state.process_mut(exec_id) {
+                process.pid = pid;
+                process.status = Status::Running;
+            }
+        });
+        if !exec_id.is_empty() {
+            self.arm(exec_id.to_owned());
+        }
+    }
+
     /// The outcome of Pause or Resume. A container that has ended meanwhile stays ended.
     fn frozen(&mut self, from: Status, to: Status, report: Report, result: Result<(), Error>, answer: Answer<()>) {
         if result.is_ok() && self.task.state().init.status != Status::Stopped {
             point(if to == Status::Paused { crash::PAUSE_ANSWERED } else { crash::RESUME_ANSWERED });
+            let pid = self.task.state().init.pid;
+            self.keep("", pid, to);
             self.publish(report);
         }
         self.change(|state| {

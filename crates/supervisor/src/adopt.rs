@@ -11,7 +11,7 @@
 //! are published once, before any request is served.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +22,10 @@ use sys::crash::{daemon as crash, point};
 use tokio::sync::mpsc;
 
 use crate::actor::MAILBOX;
+use crate::bootstrap::{Bootstrap, Endpoint};
 use crate::bundle::{self, Layout};
 use crate::catch_up::{catch_up, told_state};
+use crate::keep::Keeper;
 use crate::manager::{Context, install};
 use crate::pidfd::Pidfd;
 use crate::published::{Published, Told};
@@ -31,7 +33,7 @@ use crate::records::{self, Found, Records};
 use crate::report::Report;
 use crate::shim::ShimClient;
 use crate::task::{Exit, Process, Task};
-use crate::{Error, launch, oom, remove};
+use crate::{Error, launch, oom, remove, shim_log};
 
 /// How long adoption waits for shims without a task to end; after that they are ended in the background.
 const LEAKED: Duration = Duration::from_secs(2);
@@ -207,16 +209,40 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
     }
     point(crash::ADOPT_TOLD);
     let live = state.init.status != Status::Stopped;
-    let program = std::fs::read_to_string(bundle.join("shim-binary-path"))
-        .map_or_else(|_| context.config.shim.clone(), PathBuf::from);
-    let client =
-        ShimClient::new(namespace.clone(), id.clone(), context.layout.socket(&namespace, &id), context.config.timeouts);
+    let program = program(context, &bundle);
+    let (client, foreign) = client(context, &namespace, &id, &bundle);
+    let keeper = foreign.then_some(Keeper { boot_id: context.boot_id, shim: task.shim });
     let watch = |pid, pidfd: Option<OwnedFd>| pidfd.map(|pidfd| Pidfd::new(pid, pidfd)).transpose();
-    let (shim, init) = (watch(task.shim.pid, shim)?, watch(pid, init)?);
+    let (shim, init) = (watch(task.shim.pid, shim)?.map(Arc::new), watch(pid, init)?);
+    if let Some(shim) = shim.as_ref().filter(|_| client.by_start()) {
+        match shim_log::open(&bundle) {
+            Ok(log) => shim_log::follow(log, &namespace, &id, Arc::clone(shim)),
+            Err(error) => tracing::warn!(namespace, id, error = %model::render(&error), "a shim's log cannot be read"),
+        }
+    }
     let (mailbox, commands) = mpsc::channel(MAILBOX);
-    let task = Task::new((namespace, id), bundle, program, client, init, mailbox, state);
+    let task = Task::new((namespace, id), bundle, program, (client, keeper), init, mailbox, state);
     install(context, task, shim, commands, told_of_memory);
     Ok(live)
+}
+
+/// The shim that a bundle was made for.
+fn program(context: &Context, bundle: &Path) -> PathBuf {
+    std::fs::read_to_string(bundle.join("shim-binary-path")).map_or_else(|_| context.config.shim.clone(), PathBuf::from)
+}
+
+/// A client of a bundle's shim, not connected yet, and whether the shim leaves the records to us.
+fn client(context: &Context, namespace: &str, id: &str, bundle: &Path) -> (ShimClient, bool) {
+    let own = Endpoint::Path(context.layout.socket(namespace, id));
+    let client = |endpoint| ShimClient::new(namespace.to_owned(), id.to_owned(), endpoint, context.config.timeouts);
+    let Some((bootstrap, endpoint)) = Bootstrap::read(bundle)
+        .and_then(|bootstrap| bootstrap.endpoint().map(|endpoint| (bootstrap, endpoint)))
+        .filter(|(_, endpoint)| *endpoint != own)
+    else {
+        return (client(own), false);
+    };
+    let grouped = std::fs::read(bundle.join("config.json")).is_ok_and(|spec| bundle::grouped(&spec));
+    (client(endpoint).of_start(bootstrap.version, grouped), bootstrap.kept_by_daemon)
 }
 
 /// A task that was told of and is gone: the daemon died between the removal and its event. Its end was told before the
@@ -243,12 +269,10 @@ fn forgotten(context: &Context, namespace: &str, id: &str, told: &Told) {
 /// Ends the shim of a bundle that has no task, if there is one, and removes the bundle.
 async fn end_leaked(context: Arc<Context>, entry: bundle::Entry) {
     let bundle::Entry { namespace, id, .. } = entry;
-    let client =
-        ShimClient::new(namespace.clone(), id.clone(), context.layout.socket(&namespace, &id), context.config.timeouts);
+    let bundle = context.layout.bundle(&namespace, &id);
+    let (client, _) = client(&context, &namespace, &id, &bundle);
     if client.connect().await.is_ok()
-        && let Ok(pid) = client.shim_pid().await
-        && let Ok(pidfd) = sys::process::pidfd_open(pid)
-        && let Ok(shim) = Pidfd::new(pid, pidfd)
+        && let Ok(Some(shim)) = client.shim_process().await
     {
         // It may be about to make a container, and does not end before that is deleted.
         let ending = async {
@@ -264,17 +288,13 @@ async fn end_leaked(context: Arc<Context>, entry: bundle::Entry) {
             shim.reap();
             client.close();
         } else {
-            remove::end_shim(&context, &client, &shim, true).await;
+            remove::end_shim(&context, &client, Some(&shim), true).await;
         }
     }
-    let (shared, names) = (Arc::clone(&context), (namespace.clone(), id.clone()));
-    let cleaned = blocking(move || {
-        let bundle = shared.layout.bundle(&names.0, &names.1);
-        let limit = shared.config.timeouts.request;
-        let deleted = launch::delete(&shared.config, &names.0, &names.1, &shared.config.shim, &bundle, limit);
-        shared.layout.remove(&names.0, &names.1).and(deleted)
-    });
-    if let Err(error) = cleaned.await {
+    let program = program(&context, &bundle);
+    let deleted = launch::delete(&context.config, &namespace, &id, &program, &bundle).await.map(drop);
+    let removed = remove::remove_files(&context, &namespace, &id).await;
+    if let Err(error) = removed.and(deleted) {
         tracing::warn!(namespace, id, error = %model::render(&error), "an unfinished task cannot be removed");
     }
     context.registry.remove(&namespace, &id);

@@ -6,7 +6,8 @@
 //!                                               /work               symlink to <root>/…/<ns>/<id>
 //!                                               /bootstrap.json     where the shim listens
 //!                                               /shim-binary-path   what was executed
-//!                                               /shim.log           the shim's standard error
+//!                                               /shim.log           our own shim's standard error
+//!                                               /log                FIFO that a foreign shim logs to
 //! ```
 //!
 //! **Invariant:** a bundle under its plain name is complete. One under a hidden name (a dot before the id, which no
@@ -22,7 +23,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use sys::crash::{daemon as crash, point};
 
-use crate::Error;
+use crate::bootstrap::{self, Bootstrap};
+use crate::{Error, shim_log};
 
 /// Name of the directory of bundles below the state and of work directories below the root.
 const TASKS: &str = "io.containerd.runtime.v2.task";
@@ -65,14 +67,41 @@ impl Layout {
         self.sockets.join(name)
     }
 
-    /// Makes a bundle. Leftovers of the same name belong to nobody, because the caller has reserved the name.
+    /// Makes a bundle for our own shim, which listens where we tell it. Leftovers of the same name belong to nobody,
+    /// because the caller has reserved the name.
     pub(crate) fn make(&self, namespace: &str, id: &str, spec: &[u8], shim: &Path) -> Result<PathBuf, Error> {
+        self.make_for(Shim::ToldWhere, namespace, id, spec, shim)
+    }
+
+    /// As [`Layout::make`], for a shim that says by itself where it listens: see [`Layout::listens`].
+    pub(crate) fn make_for_foreign(
+        &self,
+        namespace: &str,
+        id: &str,
+        spec: &[u8],
+        shim: &Path,
+    ) -> Result<PathBuf, Error> {
+        self.make_for(Shim::Tells, namespace, id, spec, shim)
+    }
+
+    /// Keeps where the shim of a bundle listens.
+    pub(crate) fn listens(bundle: &Path, bootstrap: &Bootstrap) -> Result<(), Error> {
+        let path = bundle.join(bootstrap::FILE);
+        let write = || -> io::Result<()> {
+            let bytes = serde_json::to_vec(bootstrap)?;
+            let directory = File::open(bundle)?;
+            Ok(sys::fs::write_atomic(directory.as_fd(), bootstrap::FILE, &bytes, 0o644)?)
+        };
+        write().map_err(|source| Error::Bundle { operation: "write", path, source })
+    }
+
+    fn make_for(&self, kind: Shim, namespace: &str, id: &str, spec: &[u8], shim: &Path) -> Result<PathBuf, Error> {
         let bundle = self.bundle(namespace, id);
         if bundle.symlink_metadata().is_ok() {
             self.remove(namespace, id)?;
         }
         let hidden = self.hidden(namespace, id);
-        let made = self.fill(&hidden, namespace, id, spec, shim).and_then(|()| {
+        let made = self.fill(kind, &hidden, namespace, id, spec, shim).and_then(|()| {
             fs::rename(&hidden, &bundle).map_err(|source| Error::Bundle {
                 operation: "rename to",
                 path: bundle.clone(),
@@ -90,7 +119,15 @@ impl Layout {
         }
     }
 
-    fn fill(&self, bundle: &Path, namespace: &str, id: &str, spec: &[u8], shim: &Path) -> Result<(), Error> {
+    fn fill(
+        &self,
+        kind: Shim,
+        bundle: &Path,
+        namespace: &str,
+        id: &str,
+        spec: &[u8],
+        shim: &Path,
+    ) -> Result<(), Error> {
         let work = self.work(namespace, id);
         for path in [bundle, &work] {
             if let Some(parent) = path.parent() {
@@ -115,9 +152,14 @@ impl Layout {
             source,
         })?;
         create_file(&bundle.join("config.json"), 0o644, spec)?;
-        let address = format!("unix://{}", self.socket(namespace, id).display());
-        let bootstrap = serde_json::json!({ "version": 3, "address": address, "protocol": "ttrpc" });
-        create_file(&bundle.join("bootstrap.json"), 0o644, bootstrap.to_string().as_bytes())?;
+        match kind {
+            Shim::ToldWhere => {
+                let address = format!("unix://{}", self.socket(namespace, id).display());
+                let bootstrap = serde_json::json!({ "version": 3, "address": address, "protocol": "ttrpc" });
+                create_file(&bundle.join(bootstrap::FILE), 0o644, bootstrap.to_string().as_bytes())?;
+            }
+            Shim::Tells => shim_log::make(bundle)?,
+        }
         create_file(&bundle.join("shim-binary-path"), 0o600, shim.as_os_str().as_encoded_bytes())
     }
 
@@ -201,12 +243,38 @@ impl Layout {
     }
 }
 
+/// Who says where a shim listens.
+#[derive(Clone, Copy)]
+enum Shim {
+    ToldWhere,
+    Tells,
+}
+
 /// A directory where a bundle may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) namespace: String,
     pub(crate) id: String,
     pub(crate) hidden: bool,
+}
+
+/// Annotations that put several containers under one shim, the stronger first.
+const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+
+/// Whether a container may share its shim with others: its annotations name a group.
+pub(crate) fn grouped(spec: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Annotated {
+        #[serde(default)]
+        annotations: Option<std::collections::BTreeMap<String, String>>,
+    }
+    // Nearly no spec names one, and reading one costs more than a search.
+    let named = GROUPS.iter().any(|name| spec.windows(name.len()).any(|bytes| bytes == name.as_bytes()));
+    named
+        && serde_json::from_slice::<Annotated>(spec).is_ok_and(|spec| {
+            let annotations = spec.annotations.unwrap_or_default();
+            GROUPS.iter().any(|name| annotations.get(*name).is_some_and(|group| !group.is_empty()))
+        })
 }
 
 /// The part of a spec that decides who may reach the bundle.

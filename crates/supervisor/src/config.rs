@@ -18,6 +18,8 @@ pub struct Config {
     pub grpc_address: String,
     /// Path of the daemon's ttrpc socket, told to shims.
     pub ttrpc_address: String,
+    /// Whether shims shall log what only helps to find faults.
+    pub debug: bool,
     /// How long the supervisor waits for others.
     pub timeouts: Timeouts,
 }
@@ -34,6 +36,7 @@ impl Config {
             runtimes: BTreeMap::new(),
             grpc_address,
             ttrpc_address,
+            debug: false,
             timeouts: Timeouts::default(),
         }
     }

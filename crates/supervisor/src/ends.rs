@@ -8,6 +8,7 @@
 //! | we: 137, after killing what is left | the shim died without a record |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::record::Status;
 use model::{Code, Timestamp};
@@ -26,6 +27,9 @@ const UNKNOWN: u32 = 255;
 /// The status of a process that was killed with SIGKILL.
 const KILLED: u32 = 137;
 
+/// How long the cause is waited for when a process of a foreign shim was killed.
+const CAUSE: Duration = Duration::from_millis(100);
+
 impl Actor {
     /// The answer to a `Wait`.
     pub(crate) fn waited(&mut self, exec_id: String, result: Result<Exit, Error>) {
@@ -42,6 +46,9 @@ impl Actor {
             Err(Error::Shim { code: Code::NotFound, .. }) if !exec_id.is_empty() => {
                 let exit = self.recorded(&exec_id).unwrap_or_else(|| unseen(UNKNOWN));
                 self.process_ended(&exec_id, exit);
+            }
+            Err(Error::Shim { code: Code::NotFound, .. }) if self.task.keeper.is_some() => {
+                self.init_known(self.recorded("").unwrap_or_else(|| unseen(UNKNOWN)));
             }
             Err(error) => {
                 tracing::debug!(id = self.task.id, exec_id, error = %model::render(&error), "a shim was asked in vain how a process ends");
@@ -77,6 +84,11 @@ impl Actor {
         if self.init_exit.is_none() && self.task.state().init.status != Status::Stopped {
             self.init_exit = Some(exit);
             self.init_exit_due = Some(Instant::now() + self.context.config.timeouts.exit);
+            if exit.exit_status == KILLED && self.task.keeper.is_some() && !self.exit_heard && self.shim.is_some() {
+                // A foreign shim that learned why tells it before it tells the exit.
+                self.init_exit_due = Some(Instant::now() + CAUSE);
+                return;
+            }
             self.publish_init_exit(false);
         }
     }
@@ -93,6 +105,7 @@ impl Actor {
         self.init_exit = None;
         self.init_exit_due = None;
         let exit = Exit { pid: self.task.state().init.pid, ..exit };
+        self.keep_exit("", exit);
         point(crash::EXIT_KNOWN);
         // Clients take an OOM event for the cause of the exit that follows it.
         self.tell_of_memory(records::oom_kills(&self.task.bundle, self.context.boot_id));
@@ -128,6 +141,7 @@ impl Actor {
             return;
         };
         let exit = Exit { pid, ..exit };
+        self.keep_exit(exec_id, exit);
         point(crash::EXEC_EXIT_KNOWN);
         self.publish(Report::Exit { exec_id: exec_id.to_owned(), exit });
         point(crash::EXEC_EXIT_TOLD);
@@ -149,10 +163,13 @@ impl Actor {
             return;
         }
         let pid = self.task.state().init.pid;
-        let exit = self.recorded("").unwrap_or_else(|| match sys::process::zombie_exit(pid) {
-            Ok(Some(exit)) => unseen(exit.status()),
-            _ => unseen(UNKNOWN),
-        });
+        let zombie = sys::process::zombie_exit(pid).ok().flatten().map(|exit| unseen(exit.status()));
+        let known = self.recorded("").or(zombie);
+        if known.is_none() && self.task.keeper.is_some() && self.shim.is_some() {
+            // A foreign shim has reaped it and keeps no record: it alone knows, and may wait for other processes.
+            return;
+        }
+        let exit = known.unwrap_or_else(|| unseen(UNKNOWN));
         tracing::warn!(
             id = self.task.id,
             pid,
@@ -177,13 +194,19 @@ impl Actor {
         }
         point(crash::BURIAL_BEGUN);
         let (task, context) = (Arc::clone(&self.task), Arc::clone(&self.context));
+        let told = launch::delete(&context.config, &task.namespace, &task.id, &task.program, &task.bundle).await;
+        let told = told.unwrap_or_else(|error| {
+            self.left_over(&error);
+            None
+        });
         let cleaned = tokio::task::spawn_blocking(move || {
-            let limit = context.config.timeouts.request;
-            let result = launch::delete(&context.config, &task.namespace, &task.id, &task.program, &task.bundle, limit);
-            context.layout.remove_socket(&task.namespace, &task.id).and(result)
+            if task.shim.by_start() {
+                launch::remove_stale(task.shim.endpoint());
+            }
+            context.layout.remove_socket(&task.namespace, &task.id)
         });
         if let Ok(Err(error)) = cleaned.await {
-            tracing::warn!(id = self.task.id, error = %model::render(&error), "the leftovers of a dead shim could not be removed");
+            self.left_over(&error);
         }
         point(crash::BURIAL_CLEANED);
         let living: Vec<String> =
@@ -193,9 +216,14 @@ impl Actor {
             self.exec_ended(&exec_id, exit);
         }
         if self.init_exit.is_none() && self.task.state().init.status != Status::Stopped {
-            let exit = init_recorded.unwrap_or_else(|| self.killed(""));
+            let told = told.filter(|exit| exit.exit_status != KILLED);
+            let exit = init_recorded.or(told).unwrap_or_else(|| self.killed(""));
             self.init_known(exit);
         }
+    }
+
+    fn left_over(&self, error: &Error) {
+        tracing::warn!(id = self.task.id, error = %model::render(error), "the leftovers of a dead shim could not be removed");
     }
 
     /// A killed process, recorded for the next daemon.

@@ -55,15 +55,23 @@ pub enum Error {
         /// The binary that was looked for.
         binary: String,
     },
-    /// The runtime is not ours.
-    #[error(
-        "runtime {runtime:?} is {path}, a foreign shim, which gantryd cannot drive; use io.containerd.gantry.v2 or io.containerd.runc.v2"
-    )]
-    RuntimeForeign {
-        /// The runtime's name.
-        runtime: String,
-        /// What it resolved to.
-        path: PathBuf,
+    /// A foreign shim's `start` did not succeed.
+    #[error("failed to start shim: start failed: {output}: exit status {status}")]
+    ShimStart {
+        /// What it printed.
+        output: String,
+        /// How it ended.
+        status: u32,
+    },
+    /// A foreign shim's answer to `start` is of no use.
+    #[error("failed to start shim: {program} answered {reply:?}: {problem}")]
+    ShimReply {
+        /// The shim.
+        program: PathBuf,
+        /// What is wrong.
+        problem: &'static str,
+        /// What it printed.
+        reply: String,
     },
     /// A file or directory of the bundle.
     #[error("{operation} {path}")]
@@ -181,7 +189,7 @@ impl Coded for Error {
             Self::TaskExists(_) | Self::ExecExists(_) => Code::AlreadyExists,
             Self::TaskNotFound(_) | Self::ProcessNotFound(_) | Self::ProcessFinished => Code::NotFound,
             Self::ProcessNotCreated => Code::FailedPrecondition,
-            Self::RuntimeForeign { .. } => Code::Unimplemented,
+            Self::ShimReply { .. } => Code::Unimplemented,
             // containerd gives no class to what fails in the runtime, and clients read the text.
             Self::ProcessRunning
             | Self::Ended { .. }
@@ -189,6 +197,7 @@ impl Coded for Error {
             | Self::RuntimeMissing { .. }
             | Self::Bundle { .. }
             | Self::Launch { .. }
+            | Self::ShimStart { .. }
             | Self::ShimDied { .. }
             | Self::Socket { .. }
             | Self::Process { .. } => Code::Unknown,

@@ -1,5 +1,8 @@
 //! The door for shims that publish by themselves: `containerd.services.events.ttrpc.v1.Events` over ttrpc.
 //!
+//! What they tell of tasks goes to the supervisor, which makes the events of its tasks itself, so that there is one
+//! order and each is told once; everything else goes to the journal as it is.
+//!
 //! **Invariant:** only a process with our own uid and gid is listened to, and only an envelope with a valid namespace
 //! and topic reaches the journal.
 
@@ -22,7 +25,7 @@ use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{MethodHandler, Server, Service, TtrpcContext};
 use ttrpc::proto::{Request, Response, Status};
 
-use crate::Error;
+use crate::{Error, Supervisor};
 
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
 
@@ -40,9 +43,15 @@ impl std::fmt::Debug for EventServer {
 
 impl EventServer {
     /// Listens at `path` (mode 0660, of `uid` and `gid`), in place of a stale socket, and serves in the background.
-    pub async fn start(path: &Path, uid: u32, gid: u32, journal: Journal) -> Result<Self, Error> {
+    pub async fn start(
+        path: &Path,
+        uid: u32,
+        gid: u32,
+        journal: Journal,
+        supervisor: Supervisor,
+    ) -> Result<Self, Error> {
         let listener = bind(path, uid, gid)?;
-        let method: Box<dyn MethodHandler + Send + Sync> = Box::new(Forward { journal });
+        let method: Box<dyn MethodHandler + Send + Sync> = Box::new(Forward { journal, supervisor });
         let service = Service { methods: HashMap::from([("Forward".to_owned(), method)]), streams: HashMap::new() };
         let mut server = Server::new()
             .add_listener(Listener::new(accept(listener)))
@@ -61,6 +70,35 @@ impl EventServer {
         self.server.shutdown().await.map_err(|error| failed(io::Error::other(error)))?;
         fs::remove_file(&self.path).map_err(failed)
     }
+}
+
+/// Publishes an event at the daemon that listens at `address`, as a shim does. `event` is an encoded `Any`. Gives up after
+/// five seconds.
+pub async fn publish(address: &Path, namespace: String, topic: String, event: &[u8]) -> Result<(), Error> {
+    let failed = |source| Error::Socket { operation: "publish at", path: address.to_owned(), source };
+    let event = prost_types::Any::decode(event).map_err(|error| failed(io::Error::other(error)))?;
+    let timestamp = api_grpc::encode::timestamp(model::Timestamp::now());
+    let envelope = api_grpc::types::Envelope { timestamp, namespace, topic, event: Some(event), cursor: String::new() };
+    let request = Request {
+        service: SERVICE.to_owned(),
+        method: "Forward".to_owned(),
+        payload: ForwardRequest { envelope: Some(envelope) }.encode_to_vec(),
+        ..Request::default()
+    };
+    let publishing = async {
+        let stream = UnixStream::connect(address).await?;
+        let client = ttrpc::asynchronous::Client::new(ttrpc::asynchronous::transport::Socket::from(stream));
+        match client.request(request).await {
+            Ok(_) => Ok(()),
+            Err(ttrpc::Error::RpcStatus(status)) => Err(io::Error::other(status.message)),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    };
+    let limit = std::time::Duration::from_secs(5);
+    tokio::time::timeout(limit, publishing)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(failed)
 }
 
 fn bind(path: &Path, uid: u32, gid: u32) -> Result<UnixListener, Error> {
@@ -103,6 +141,7 @@ fn accept(listener: UnixListener) -> impl stream::Stream<Item = io::Result<UnixS
 
 struct Forward {
     journal: Journal,
+    supervisor: Supervisor,
 }
 
 impl Forward {
@@ -117,6 +156,9 @@ impl Forward {
             topic: envelope.topic,
             event: envelope.event.map(decode::any).unwrap_or_default(),
         };
+        if self.supervisor.hear(&envelope) {
+            return Ok(());
+        }
         self.journal.publish(envelope).map(drop).map_err(|error| (error.code(), model::render(&error)))
     }
 }

@@ -1,22 +1,36 @@
-//! Our own launch path: one exec with the listening socket inherited (architecture, rule 9).
+//! From a runtime's name to a shim that answers.
 //!
-//! **Invariant:** the shim gets standard streams, the socket as descriptor 3 and nothing else. Everything here blocks,
-//! for file system calls and one exec; it is called from a blocking thread.
+//! | shim | is started by |
+//! |---|---|
+//! | our own | one exec with the listening socket inherited (architecture, rule 9) |
+//! | a foreign one, and our own for a container of a group | its `start` command: see [`crate::start`] |
+//!
+//! **Invariant:** our own shim gets standard streams, the socket as descriptor 3 and nothing else.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
+use api_grpc::shim_task::DeleteResponse;
+use prost::Message as _;
 use sys::crash::{daemon as crash, point};
-use sys::process::Exited;
 use sys::spawn::{Child, Command};
+use tokio::net::unix::pipe::Receiver;
 
-use crate::bundle::Layout;
-use crate::{Config, Error};
+use crate::bootstrap::Endpoint;
+use crate::bundle::{self, Layout};
+use crate::manager::Context;
+use crate::pidfd::Pidfd;
+use crate::program::{self, Errors};
+use crate::runtimes::Program;
+use crate::shim::ShimClient;
+use crate::task::{CreateTask, Exit};
+use crate::{Config, Error, remove, start};
 
 /// Name of the shim's log in the bundle.
 pub(crate) const LOG: &str = "shim.log";
@@ -37,29 +51,62 @@ const OWN_VARIABLES: [&str; 9] = [
     "INVOCATION_ID",
 ];
 
-/// A running shim and a connection to it.
+/// A shim that was started and is connected.
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) bundle: PathBuf,
-    pub(crate) child: Child,
-    pub(crate) stream: UnixStream,
+    pub(crate) client: ShimClient,
+    /// The shim's process. A foreign one may not say who it is before it has a container.
+    pub(crate) shim: Option<Arc<Pidfd>>,
+    /// What the shim logs, if it does so by a FIFO.
+    pub(crate) log: Option<Receiver>,
+    /// Whether the shim leaves the task's records to us.
+    pub(crate) foreign: bool,
 }
 
-/// Makes the bundle, executes the shim and connects. On an error nothing is left.
-pub(crate) fn launch(
+/// Makes the bundle, starts the shim and connects. On an error nothing is left.
+pub(crate) async fn launch(
+    context: &Arc<Context>,
+    namespace: &str,
+    request: &CreateTask,
+    program: &Program,
+) -> Result<Launched, Error> {
+    if !program.own || bundle::grouped(&request.spec) {
+        return start::start(context, namespace, request, program).await;
+    }
+    let stopping = || Error::Stopping(request.id.clone());
+    let _launching = context.launching.acquire().await.map_err(|_| stopping())?;
+    let (shared, names, path) = (Arc::clone(context), (namespace.to_owned(), request.id.clone()), program.path.clone());
+    let spec = request.spec.clone();
+    let launching = tokio::task::spawn_blocking(move || {
+        launch_own(&shared.layout, &shared.config, &names.0, &names.1, &spec, &path)
+    });
+    let (bundle, child, stream) = launching.await.map_err(|_| stopping())??;
+    let endpoint = Endpoint::Path(context.layout.socket(namespace, &request.id));
+    let client = ShimClient::new(namespace.to_owned(), request.id.clone(), endpoint, context.config.timeouts);
+    let shim = Arc::new(Pidfd::new(child.pid, child.pidfd)?);
+    if let Err(error) = client.attach(stream) {
+        let shim = Some(shim.as_ref());
+        return Err(remove::undo(context, namespace, &request.id, &program.path, &bundle, &client, shim, error).await);
+    }
+    Ok(Launched { bundle, client, shim: Some(shim), log: None, foreign: false })
+}
+
+/// Makes the bundle, executes our shim and connects. On an error nothing is left. Blocks.
+fn launch_own(
     layout: &Layout,
     config: &Config,
     namespace: &str,
     id: &str,
     spec: &[u8],
     shim: &Path,
-) -> Result<Launched, Error> {
+) -> Result<(PathBuf, Child, UnixStream), Error> {
     let bundle = layout.make(namespace, id, spec, shim)?;
     point(crash::BUNDLE_MADE);
-    let started = start(layout, config, namespace, id, shim, &bundle);
+    let executed = execute(layout, config, namespace, id, shim, &bundle);
     point(crash::SHIM_SPAWNED);
-    match started {
-        Ok((child, stream)) => Ok(Launched { bundle, child, stream }),
+    match executed {
+        Ok((child, stream)) => Ok((bundle, child, stream)),
         Err(error) => {
             if let Err(cleanup) = layout.remove(namespace, id) {
                 tracing::warn!(namespace, id, error = %model::render(&cleanup), "a bundle stays until the next start");
@@ -69,7 +116,7 @@ pub(crate) fn launch(
     }
 }
 
-fn start(
+fn execute(
     layout: &Layout,
     config: &Config,
     namespace: &str,
@@ -81,7 +128,11 @@ fn start(
     let listener =
         listen(&socket).map_err(|source| Error::Launch { operation: "listen on", path: socket.clone(), source })?;
     // Connected before there is a shim: the backlog of the socket holds the connection until one accepts it.
-    let stream = connect(&socket).map_err(|source| Error::Launch { operation: "connect to", path: socket, source })?;
+    let stream = connect(&Endpoint::Path(socket.clone())).map_err(|source| Error::Launch {
+        operation: "connect to",
+        path: socket,
+        source,
+    })?;
     let log = bundle.join(LOG);
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&log).map_err(|source| Error::Launch {
         operation: "open",
@@ -99,37 +150,51 @@ fn start(
 }
 
 /// Runs `<shim> delete` for a shim that died: it kills what is left of the container and undoes its mounts and cgroup.
-/// Blocks until it has ended, for `limit` at most.
-pub(crate) fn delete(
+/// Returns how the task ended, if the shim knows.
+pub(crate) async fn delete(
     config: &Config,
     namespace: &str,
     id: &str,
     shim: &Path,
     bundle: &Path,
-    limit: Duration,
-) -> Result<(), Error> {
+) -> Result<Option<Exit>, Error> {
     let failed = |source: io::Error| Error::Launch { operation: "run delete of", path: shim.to_owned(), source };
-    let mut command = command(config, namespace, shim)
-        .args(["-namespace", namespace, "-id", id, "-address", &config.grpc_address, "-bundle"])
-        .arg(bundle)
-        .arg("delete")
-        .cwd(bundle);
-    if let Ok(log) = OpenOptions::new().append(true).create(true).mode(0o600).open(bundle.join(LOG)) {
-        command = command.fd(2, OwnedFd::from(log));
+    let command = arguments(command(config, namespace, shim), config, namespace, id).arg("-bundle").arg(bundle);
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(bundle.join(LOG));
+    let errors = Errors::File(log.ok().map(OwnedFd::from));
+    let command = command.arg("delete").cwd(bundle);
+    let finished = program::run(command, Vec::new(), errors, config.timeouts.request).await.map_err(failed)?;
+    if finished.status != 0 {
+        return Err(failed(io::Error::other(format!("it ended with status {}", finished.status))));
     }
-    let child = command.spawn().map_err(|errno| failed(errno.into()))?;
-    let pidfd = std::os::fd::AsFd::as_fd(&child.pidfd);
-    if !sys::fs::poll_readable(pidfd, Some(limit)).map_err(|errno| failed(errno.into()))? {
-        end(&child);
-        return Err(failed(io::ErrorKind::TimedOut.into()));
-    }
-    match sys::process::wait(pidfd).map_err(|errno| failed(errno.into()))? {
-        Exited { exit: sys::process::Exit::Code(0), .. } => Ok(()),
-        Exited { exit, .. } => Err(failed(io::Error::other(format!("it ended with status {}", exit.status())))),
+    let answer = DeleteResponse::decode(finished.output.as_slice()).ok();
+    Ok(answer.filter(|answer| answer.exited_at.is_some()).map(|answer| Exit {
+        pid: answer.pid,
+        exit_status: answer.exit_status,
+        exited_at: api_grpc::decode::timestamp(answer.exited_at),
+    }))
+}
+
+/// Removes the socket of a shim that has ended, if it is one that the shim made and nobody listens there any more.
+pub(crate) fn remove_stale(endpoint: &Endpoint) {
+    if let Endpoint::Path(path) = endpoint
+        && connect(endpoint).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        // Somebody else's removal is as good.
+        let _ = fs::remove_file(path);
     }
 }
 
-fn command(config: &Config, namespace: &str, shim: &Path) -> Command {
+/// The flags that every command of a shim takes, without the command itself.
+pub(crate) fn arguments(command: Command, config: &Config, namespace: &str, id: &str) -> Command {
+    let daemon = std::env::current_exe().unwrap_or_default();
+    let command = command.args(["-namespace", namespace, "-address", &config.grpc_address, "-publish-binary"]);
+    let command = command.arg(daemon).args(["-id", id]);
+    if config.debug { command.arg("-debug") } else { command }
+}
+
+/// A command of a shim, with the environment that the protocol prescribes.
+pub(crate) fn command(config: &Config, namespace: &str, shim: &Path) -> Command {
     let told = [
         ("GRPC_ADDRESS", config.grpc_address.as_str()),
         ("TTRPC_ADDRESS", &config.ttrpc_address),
@@ -142,15 +207,6 @@ fn command(config: &Config, namespace: &str, shim: &Path) -> Command {
     told.into_iter().fold(command, |command, (name, value)| command.env(name, value))
 }
 
-/// Kills and reaps a child that nobody has been told of.
-fn end(child: &Child) {
-    let pidfd = std::os::fd::AsFd::as_fd(&child.pidfd);
-    let killed = sys::process::pidfd_send_signal(pidfd, 9).and_then(|()| sys::process::wait(pidfd));
-    if let Err(errno) = killed {
-        tracing::warn!(pid = child.pid, %errno, "cannot end a shim");
-    }
-}
-
 fn listen(socket: &Path) -> io::Result<UnixListener> {
     let listener = at(socket, |path| UnixListener::bind(path))?;
     fs::set_permissions(socket, Permissions::from_mode(0o600))?;
@@ -158,8 +214,11 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
 }
 
 /// Connects to a shim's socket. Blocks where the backlog is full.
-pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let stream = at(socket, |path| UnixStream::connect(path))?;
+pub(crate) fn connect(endpoint: &Endpoint) -> io::Result<UnixStream> {
+    let stream = match endpoint {
+        Endpoint::Path(path) => at(path, |path| UnixStream::connect(path))?,
+        Endpoint::Abstract(name) => UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+    };
     stream.set_nonblocking(true)?;
     Ok(stream)
 }

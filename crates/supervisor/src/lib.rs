@@ -13,17 +13,20 @@
 
 mod actor;
 mod adopt;
+mod bootstrap;
 mod bundle;
 mod catch_up;
 mod config;
 mod ends;
 mod error;
 mod forward;
+mod keep;
 mod late;
 mod launch;
 mod manager;
 mod oom;
 mod pidfd;
+mod program;
 mod published;
 mod recheck;
 mod records;
@@ -31,12 +34,15 @@ mod remove;
 mod report;
 mod runtimes;
 mod shim;
+mod shim_log;
+mod start;
+mod survey;
 mod task;
 
 pub use adopt::Adopted;
 pub use config::{Config, Timeouts};
 pub use error::Error;
-pub use forward::EventServer;
+pub use forward::{EventServer, publish};
 pub use manager::Supervisor;
 pub use task::{CreateTask, ExecTask, Exit, Pid, ProcessState};
 

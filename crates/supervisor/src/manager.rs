@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use events::{Entry, Journal};
+use events::{Entry, Envelope, Journal};
 use model::record::Status;
 use model::{Any, Namespace, check_identifier};
 use sys::crash::{daemon as crash, point};
@@ -14,13 +14,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::actor::{Actor, Command, MAILBOX};
 use crate::adopt::{self, Adopted};
+use crate::bootstrap::Dialects;
 use crate::bundle::Layout;
+use crate::keep::Keeper;
 use crate::late::Publisher;
 use crate::pidfd::Pidfd;
-use crate::report::Report;
+use crate::report::{Heard, Report};
 use crate::shim::ShimClient;
 use crate::task::{CreateTask, ExecTask, Exit, Pid, Process, ProcessState, State, Task};
-use crate::{Config, Error, launch, oom, records, remove, runtimes};
+use crate::{Config, Error, launch, oom, records, remove, runtimes, shim_log};
 
 /// Tasks whose creation may be waiting or under way at once.
 const CREATING_MAX: usize = 1024;
@@ -41,7 +43,8 @@ pub(crate) struct Context {
     /// True once the actors shall end and leave their shims alone.
     pub(crate) stopping: watch::Sender<bool>,
     creating: Semaphore,
-    launching: Semaphore,
+    pub(crate) launching: Semaphore,
+    pub(crate) dialects: Dialects,
 }
 
 impl Context {
@@ -125,6 +128,12 @@ impl Registry {
         }
     }
 
+    /// Whether another task has the same shim.
+    pub(crate) fn others_use(&self, client: &ShimClient) -> bool {
+        let same = |task: &Arc<Task>| task.shim.endpoint() == client.endpoint() && !task.shim.is_of(client);
+        self.tasks(None).iter().any(same)
+    }
+
     fn tasks(&self, namespace: Option<&str>) -> Vec<Arc<Task>> {
         self.slots()
             .iter()
@@ -168,6 +177,7 @@ impl Supervisor {
                 stopping: watch::Sender::new(false),
                 creating: Semaphore::new(CREATING_MAX),
                 launching: Semaphore::new(LAUNCHING_MAX),
+                dialects: Dialects::default(),
             }),
         })
     }
@@ -307,6 +317,17 @@ impl Supervisor {
         self.find(namespace, id)?.shim.pids().await
     }
 
+    /// Takes an event that a shim published. Those that tell what the supervisor learns by itself are not for the
+    /// journal: false for all others.
+    pub(crate) fn hear(&self, envelope: &Envelope) -> bool {
+        let Some((id, heard)) = Heard::of(envelope) else { return false };
+        if let (Ok(task), Some(heard)) = (self.context.registry.find(&envelope.namespace, &id), heard) {
+            // A task with a full mailbox learns of it by other ways, or is past caring.
+            let _ = task.mailbox.try_send(Command::Heard(heard));
+        }
+        true
+    }
+
     /// Freezes the container.
     pub async fn pause(&self, namespace: &Namespace, id: &str) -> Result<(), Error> {
         self.order(namespace, id, "Pause", |answer| Command::Pause { answer }).await
@@ -420,35 +441,36 @@ impl Supervisor {
 
 /// Makes a task whose name is reserved.
 async fn create(context: &Arc<Context>, namespace: &str, request: CreateTask) -> Result<u32, Error> {
-    let stopping = || Error::Stopping(request.id.clone());
-    let _creating = context.creating.acquire().await.map_err(|_| stopping())?;
+    let _creating = context.creating.acquire().await.map_err(|_| Error::Stopping(request.id.clone()))?;
     let program = runtimes::resolve(&context.config, std::env::var_os("PATH").as_deref(), &request.runtime)?;
-    let launched = {
-        let _launching = context.launching.acquire().await.map_err(|_| stopping())?;
-        let (context, namespace, id, program) =
-            (Arc::clone(context), namespace.to_owned(), request.id.clone(), program.clone());
-        let spec = request.spec.clone();
-        let launching = tokio::task::spawn_blocking(move || {
-            launch::launch(&context.layout, &context.config, &namespace, &id, &spec, &program)
-        });
-        launching.await.map_err(|_| stopping())??
-    };
-    let launch::Launched { bundle, child, stream } = launched;
-    let socket = context.layout.socket(namespace, &request.id);
-    let client = ShimClient::new(namespace.to_owned(), request.id.clone(), socket, context.config.timeouts);
-    let shim = Pidfd::new(child.pid, child.pidfd)?;
-    let bundle_text = bundle.display().to_string();
-    let created = match client.attach(stream) {
-        Ok(()) => ask(&client, &shim, &bundle_text, &request).await,
-        Err(error) => Err(error),
-    };
+    let launched = launch::launch(context, namespace, &request, &program).await?;
+    let bundle_text = launched.bundle.display().to_string();
+    let created = ask(&launched.client, launched.shim.as_deref(), &bundle_text, &request).await;
+    let launch::Launched { bundle, client, shim, .. } = &launched;
     let pid = match created {
         Ok(pid) => pid,
         Err(error) => {
-            let error = remove::undo(context, namespace, &request.id, &program, &bundle, &client, &shim, error).await;
-            return Err(error);
+            let shim = shim.as_deref();
+            return Err(remove::undo(context, namespace, &request.id, &program.path, bundle, client, shim, error).await);
         }
     };
+    let (shim, pid) = match identify(&launched, pid).await {
+        Ok(identified) => identified,
+        Err(error) => {
+            return Err(remove::undo(context, namespace, &request.id, &program.path, bundle, client, None, error).await);
+        }
+    };
+    let keeper = launched.foreign.then(|| Keeper::new(context.boot_id, shim.pid()));
+    if let Some(keeper) = &keeper
+        && let Err(error) = keeper.process(bundle, "", pid, (Status::Created, false), &request.stdio)
+    {
+        let shim = Some(shim.as_ref());
+        return Err(remove::undo(context, namespace, &request.id, &program.path, bundle, client, shim, error).await);
+    }
+    let launch::Launched { bundle, client, log, .. } = launched;
+    if let Some(log) = log {
+        shim_log::follow(log, namespace, &request.id, Arc::clone(&shim));
+    }
     point(crash::CREATE_ANSWERED);
     // The shim reaps init only after it has recorded and told its end, so the pid is still init's, or nobody's.
     let init = sys::process::pidfd_open(pid).ok().and_then(|pidfd| Pidfd::new(pid, pidfd).ok());
@@ -460,7 +482,7 @@ async fn create(context: &Arc<Context>, namespace: &str, request: CreateTask) ->
     let (mailbox, commands) = mpsc::channel(MAILBOX);
     let id = request.id;
     let names = (namespace.to_owned(), id.clone());
-    let task = Arc::new(Task::new(names, bundle, program, client, init, mailbox, state));
+    let task = Arc::new(Task::new(names, bundle, program.path, (client, keeper), init, mailbox, state));
     let CreateTask { rootfs, stdio, checkpoint, .. } = request;
     context.registry.insert(Arc::clone(&task), || {
         context.publish(namespace, &id, Report::Create { bundle: bundle_text, rootfs, stdio, checkpoint, pid });
@@ -472,19 +494,46 @@ async fn create(context: &Arc<Context>, namespace: &str, request: CreateTask) ->
 
 /// Asks the shim for the container. A shim that ends meanwhile is told by its pidfd or by its socket, whichever the
 /// kernel closes first.
-async fn ask(client: &ShimClient, shim: &Pidfd, bundle: &str, request: &CreateTask) -> Result<u32, Error> {
+async fn ask(client: &ShimClient, shim: Option<&Pidfd>, bundle: &str, request: &CreateTask) -> Result<u32, Error> {
+    let ended = async {
+        match shim {
+            Some(shim) => shim.ended().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         created = client.create(bundle.to_owned(), request) => created,
-        () = shim.ended() => Err(Error::Closed { operation: "Create", id: request.id.clone() }),
+        () = ended => Err(Error::Closed { operation: "Create", id: request.id.clone() }),
     }
+}
+
+/// Who the shim is and which process is init: a foreign shim may say the first only once it has a container, and the
+/// second only when it is asked again.
+async fn identify(launched: &launch::Launched, pid: u32) -> Result<(Arc<Pidfd>, u32), Error> {
+    if let (Some(shim), true) = (&launched.shim, pid != 0) {
+        return Ok((Arc::clone(shim), pid));
+    }
+    let (shim_pid, task_pid) = launched.client.pids_of_both().await?;
+    let shim = match &launched.shim {
+        Some(shim) => Arc::clone(shim),
+        None => {
+            let pidfd = sys::process::pidfd_open(shim_pid).map_err(|errno| Error::Process {
+                operation: "watch the shim,",
+                pid: shim_pid,
+                source: errno.into(),
+            })?;
+            Arc::new(Pidfd::new(shim_pid, pidfd)?)
+        }
+    };
+    Ok((shim, if pid == 0 { task_pid } else { pid }))
 }
 
 /// Puts an adopted task in its place and sets its actor going.
 pub(crate) fn install(
     context: &Arc<Context>,
     task: Task,
-    shim: Option<Pidfd>,
+    shim: Option<Arc<Pidfd>>,
     commands: mpsc::Receiver<Command>,
     told_of_memory: oom::Told,
 ) {

@@ -11,7 +11,6 @@ use crate::Error;
 use crate::actor::Actor;
 use crate::catch_up::catch_up;
 use crate::records::{self, Found};
-use crate::report::Report;
 
 /// First and longest pause between two looks at the records.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -109,19 +108,7 @@ impl Actor {
             if !started || self.lanes.contains_key(&exec_id) || !self.is_created(&exec_id) {
                 continue;
             }
-            self.publish(match exec_id.as_str() {
-                "" => Report::Start { pid },
-                _ => Report::ExecStarted { exec_id: exec_id.clone(), pid },
-            });
-            self.change(|state| {
-                if let Some(process) = state.process_mut(&exec_id) {
-                    process.pid = pid;
-                    process.status = Status::Running;
-                }
-            });
-            if !exec_id.is_empty() {
-                self.arm(exec_id);
-            }
+            self.has_started(&exec_id, pid);
         }
     }
 

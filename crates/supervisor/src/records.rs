@@ -126,7 +126,7 @@ fn exit_name(exec_id: &str) -> String {
     if exec_id.is_empty() { "init.json".to_owned() } else { format!("exec-{exec_id}.json") }
 }
 
-fn exit_path(bundle: &Path, exec_id: &str) -> PathBuf {
+pub(crate) fn exit_path(bundle: &Path, exec_id: &str) -> PathBuf {
     bundle.join(EXITS_DIR).join(exit_name(exec_id))
 }
 

@@ -29,26 +29,40 @@ pub(crate) async fn empty(task: &Task, alive: bool, known: Option<Exit>) -> Resu
 
 /// Ends the shim of a task that is deleted there, and removes the files. A second attempt goes on where the first failed.
 pub(crate) async fn clear(context: &Arc<Context>, task: &Task, shim: Option<&Pidfd>) -> Result<(), Error> {
-    if let Some(shim) = shim {
+    if shim.is_some() {
         end_shim(context, &task.shim, shim, false).await;
     }
     point(crash::SHIM_ENDED);
     remove_files(context, &task.namespace, &task.id).await
 }
 
-/// Ends a shim that has nothing to do: politely, then by force.
-pub(crate) async fn end_shim(context: &Context, shim_client: &ShimClient, shim: &Pidfd, now: bool) {
+/// Ends a shim that has nothing to do: politely, then by force, unless it may have something to do for others.
+pub(crate) async fn end_shim(context: &Context, client: &ShimClient, shim: Option<&Pidfd>, now: bool) {
     // The answer may be lost because the shim ends; its end is what counts.
-    let _ = shim_client.shutdown(now).await;
-    if tokio::time::timeout(context.config.timeouts.shutdown, shim.ended()).await.is_err() {
-        tracing::warn!(pid = shim.pid(), "a shim does not end and is killed");
-        if let Err(error) = shim.signal(9) {
-            tracing::warn!(pid = shim.pid(), error = %model::render(&error), "cannot kill a shim");
+    let _ = client.shutdown(now).await;
+    let limit = context.config.timeouts.shutdown;
+    let shared = client.by_start() && context.registry.others_use(client);
+    if let Some(shim) = shim.filter(|_| !shared) {
+        let polite = tokio::time::timeout(limit, shim.ended()).await.is_ok();
+        if !polite && client.grouped() {
+            tracing::warn!(
+                pid = shim.pid(),
+                "a shim of a group does not end; another container may be on its way to it"
+            );
+        } else if !polite {
+            tracing::warn!(pid = shim.pid(), "a shim does not end and is killed");
+            if let Err(error) = shim.signal(9) {
+                tracing::warn!(pid = shim.pid(), error = %model::render(&error), "cannot kill a shim");
+            }
+            let _ = tokio::time::timeout(limit, shim.ended()).await;
         }
-        let _ = tokio::time::timeout(context.config.timeouts.shutdown, shim.ended()).await;
+        shim.reap();
     }
-    shim.reap();
-    shim_client.close();
+    client.close();
+    if client.by_start() && !shared {
+        let endpoint = client.endpoint().clone();
+        let _ = tokio::task::spawn_blocking(move || launch::remove_stale(&endpoint)).await;
+    }
 }
 
 /// Removes bundle, work directory and socket.
@@ -70,32 +84,19 @@ pub(crate) async fn undo(
     program: &Path,
     bundle: &Path,
     client: &ShimClient,
-    shim: &Pidfd,
+    shim: Option<&Pidfd>,
     error: Error,
 ) -> Error {
     // A shim that answered has cleaned up behind itself; one that did not may have left a container.
     let answered = matches!(error, Error::Shim { .. });
     let died = matches!(error, Error::Closed { .. });
     end_shim(context, client, shim, true).await;
-    let (shared, names) = (Arc::clone(context), (namespace.to_owned(), id.to_owned()));
-    let (program, bundle) = (program.to_owned(), bundle.to_owned());
-    let undone = tokio::task::spawn_blocking(move || {
-        let log = if died { launch::log_tail(&bundle) } else { String::new() };
-        if !answered
-            && let Err(error) =
-                launch::delete(&shared.config, &names.0, &names.1, &program, &bundle, shared.config.timeouts.request)
-        {
-            tracing::warn!(id = names.1, error = %model::render(&error), "what a shim left may not be removed");
-        }
-        (log, shared.layout.remove(&names.0, &names.1))
-    });
-    match undone.await {
-        Ok((log, removed)) => {
-            if let Err(error) = removed {
-                tracing::warn!(namespace, id, error = %model::render(&error), "a bundle stays until the next start");
-            }
-            if died { Error::ShimDied { log } } else { error }
-        }
-        Err(_) => error,
+    let log = if died { launch::log_tail(bundle) } else { String::new() };
+    if !answered && let Err(error) = launch::delete(&context.config, namespace, id, program, bundle).await {
+        tracing::warn!(id, error = %model::render(&error), "what a shim left may not be removed");
     }
+    if let Err(error) = remove_files(context, namespace, id).await {
+        tracing::warn!(namespace, id, error = %model::render(&error), "a bundle stays until the next start");
+    }
+    if died && !client.by_start() { Error::ShimDied { log } } else { error }
 }

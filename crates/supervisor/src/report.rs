@@ -1,5 +1,6 @@
 //! Events of tasks, as their clients know them.
 
+use api_grpc::decode::unpack;
 use api_grpc::encode::{self, pack};
 use api_grpc::events as wire;
 use events::Envelope;
@@ -53,6 +54,39 @@ pub(crate) enum Report {
     Resumed,
     /// The kernel killed something of the container for lack of memory.
     Oom,
+}
+
+/// What a foreign shim's own events tell that nothing else does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// The kernel killed something for lack of memory.
+    Oom,
+    /// Init has ended; whatever the shim had to say before it has been heard.
+    Exit,
+}
+
+impl Heard {
+    /// Reads an event of a shim. `None` if it is not one of those that the supervisor publishes itself; otherwise the
+    /// container, and what is news about it.
+    pub(crate) fn of(envelope: &Envelope) -> Option<(String, Option<Self>)> {
+        let event = &envelope.event;
+        match envelope.topic.as_str() {
+            topic::OOM => Some((unpack::<wire::TaskOom>(event).ok()?.container_id, Some(Self::Oom))),
+            topic::EXIT => {
+                let exit = unpack::<wire::TaskExit>(event).ok()?;
+                let init = exit.id == exit.container_id;
+                Some((exit.container_id, init.then_some(Self::Exit)))
+            }
+            topic::CREATE
+            | topic::START
+            | topic::DELETE
+            | topic::EXEC_ADDED
+            | topic::EXEC_STARTED
+            | topic::PAUSED
+            | topic::RESUMED => Some((String::new(), None)),
+            _ => None,
+        }
+    }
 }
 
 impl Report {

@@ -1,10 +1,11 @@
-//! The wire to one shim: requests of `containerd.task.v3.Task` over ttrpc.
+//! The wire to one shim: requests of `containerd.task.v3.Task` over ttrpc, or of v2, whose messages are the same, where a
+//! shim does not know the newer name.
 //!
 //! **Invariant:** a request that only asks ends within its deadline. One that changes the task has none here: its caller
 //! is released by the manager, but the shim carries it out sooner or later, and its answer, however late, says where the
 //! task stands. No deadline is sent along: a shim that gave up in the middle of a request would leave it half done.
 
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,32 +15,76 @@ use model::{Any, Code, Mount};
 use prost::Message;
 use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
-use ttrpc::proto::{KeyValue, Request};
+use ttrpc::proto::{KeyValue, Request, Response};
 
+use crate::bootstrap::Endpoint;
+use crate::pidfd::Pidfd;
 use crate::task::{CreateTask, ExecTask, Exit, Pid};
 use crate::{Error, Timeouts, launch};
 
-const SERVICE: &str = "containerd.task.v3.Task";
+/// The task service by its versions.
+const SERVICES: [(u8, &str); 2] = [(3, "containerd.task.v3.Task"), (2, "containerd.task.v2.Task")];
 
 /// A connection to one shim, made anew when it breaks while the shim lives.
 pub(crate) struct ShimClient {
     namespace: String,
     id: String,
-    socket: PathBuf,
+    endpoint: Endpoint,
+    /// The version of the task service to ask for.
+    version: AtomicU8,
+    /// The shim was started by its own `start` command, so that it may have come to serve other tasks too.
+    by_start: bool,
+    /// The container's annotations say so.
+    grouped: bool,
     timeouts: Timeouts,
     connection: Mutex<Option<Client>>,
 }
 
 impl std::fmt::Debug for ShimClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShimClient").field("id", &self.id).field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("ShimClient").field("id", &self.id).field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
 impl ShimClient {
     /// A client that is not connected yet.
-    pub(crate) fn new(namespace: String, id: String, socket: PathBuf, timeouts: Timeouts) -> Self {
-        Self { namespace, id, socket, timeouts, connection: Mutex::new(None) }
+    pub(crate) fn new(namespace: String, id: String, endpoint: Endpoint, timeouts: Timeouts) -> Self {
+        Self {
+            namespace,
+            id,
+            endpoint,
+            version: AtomicU8::new(3),
+            by_start: false,
+            grouped: false,
+            timeouts,
+            connection: Mutex::new(None),
+        }
+    }
+
+    /// The client of a shim that was started by its `start` command.
+    pub(crate) fn of_start(self, version: i64, grouped: bool) -> Self {
+        let version = AtomicU8::new(if version >= 3 { 3 } else { 2 });
+        Self { version, by_start: true, grouped, ..self }
+    }
+
+    /// Where the shim listens.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Whether both are of one task.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        self.namespace == other.namespace && self.id == other.id
+    }
+
+    /// Whether the socket is one that the shim made itself.
+    pub(crate) fn by_start(&self) -> bool {
+        self.by_start
+    }
+
+    /// Whether the shim belongs to a group of containers.
+    pub(crate) fn grouped(&self) -> bool {
+        self.grouped
     }
 
     /// Uses a connected, non-blocking stream. Needs a tokio runtime.
@@ -51,8 +96,8 @@ impl ShimClient {
 
     /// Connects to the shim's socket. A frozen shim accepts through the backlog of its socket.
     pub(crate) async fn connect(&self) -> Result<(), Error> {
-        let socket = self.socket.clone();
-        let connecting = tokio::task::spawn_blocking(move || launch::connect(&socket));
+        let endpoint = self.endpoint.clone();
+        let connecting = tokio::task::spawn_blocking(move || launch::connect(&endpoint));
         let connected = tokio::time::timeout(self.timeouts.request, connecting).await;
         match connected {
             Ok(Ok(stream)) => self.attach(stream.map_err(|source| self.unreachable(source))?),
@@ -71,7 +116,7 @@ impl ShimClient {
     }
 
     fn unreachable(&self, source: std::io::Error) -> Error {
-        Error::Launch { operation: "connect to", path: self.socket.clone(), source }
+        Error::Launch { operation: "connect to", path: self.endpoint.name(), source }
     }
 
     fn client(&self) -> Option<Client> {
@@ -84,12 +129,33 @@ impl ShimClient {
         limit: Option<Duration>,
         request: &impl Message,
     ) -> Result<A, Error> {
+        let payload = request.encode_to_vec();
+        let version = self.version.load(Ordering::Relaxed);
+        let mut answer = Err(Error::Closed { operation, id: self.id.clone() });
+        for (version, service) in SERVICES.into_iter().filter(|(other, _)| *other <= version) {
+            answer = self.send(service, operation, limit, payload.clone()).await;
+            if !matches!(answer, Err(Error::Shim { code: Code::Unimplemented, .. })) {
+                self.version.store(version, Ordering::Relaxed);
+                break;
+            }
+        }
+        let answer = answer?;
+        A::decode(answer.payload.as_slice()).map_err(|source| Error::Answer { operation, id: self.id.clone(), source })
+    }
+
+    async fn send(
+        &self,
+        service: &str,
+        operation: &'static str,
+        limit: Option<Duration>,
+        payload: Vec<u8>,
+    ) -> Result<Response, Error> {
         let closed = || Error::Closed { operation, id: self.id.clone() };
         let client = self.client().ok_or_else(closed)?;
         let request = Request {
-            service: SERVICE.to_owned(),
+            service: service.to_owned(),
             method: operation.to_owned(),
-            payload: request.encode_to_vec(),
+            payload,
             metadata: vec![KeyValue {
                 key: "containerd-namespace-ttrpc".to_owned(),
                 value: self.namespace.clone(),
@@ -104,19 +170,18 @@ impl ShimClient {
                     .await
                     .map_err(|_| Error::Deadline { operation, id: self.id.clone(), limit })?,
             };
-        let answer = match answer {
-            Ok(answer) => answer,
+        match answer {
+            Ok(answer) => Ok(answer),
             Err(ttrpc::Error::RpcStatus(status)) => {
                 let message = status.message;
                 let code = Code::from_grpc(status.code.value(), &message);
-                return Err(Error::Shim { context: "", code, message });
+                Err(Error::Shim { context: "", code, message })
             }
             Err(error) => {
                 tracing::debug!(id = self.id, operation, %error, "connection to the shim is lost");
-                return Err(closed());
+                Err(closed())
             }
-        };
-        A::decode(answer.payload.as_slice()).map_err(|source| Error::Answer { operation, id: self.id.clone(), source })
+        }
     }
 
     fn limit(&self) -> Option<Duration> {
@@ -251,11 +316,20 @@ impl ShimClient {
         self.call::<()>("CloseIO", self.limit(), &request).await
     }
 
-    /// The shim's own pid.
-    pub(crate) async fn shim_pid(&self) -> Result<u32, Error> {
+    /// The shim's own pid, and that of the container's first process; 0 for what is not known.
+    pub(crate) async fn pids_of_both(&self) -> Result<(u32, u32), Error> {
         let request = wire::ConnectRequest { id: self.id.clone() };
         let answer: wire::ConnectResponse = self.call("Connect", self.limit(), &request).await?;
-        Ok(answer.shim_pid)
+        Ok((answer.shim_pid, answer.task_pid))
+    }
+
+    /// The shim's process; `None` if it does not say, or is gone.
+    pub(crate) async fn shim_process(&self) -> Result<Option<Pidfd>, Error> {
+        let (pid, _) = self.pids_of_both().await?;
+        if pid == 0 {
+            return Ok(None);
+        }
+        sys::process::pidfd_open(pid).ok().map(|pidfd| Pidfd::new(pid, pidfd)).transpose()
     }
 
     /// Asks the shim to end.

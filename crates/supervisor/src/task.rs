@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::Error;
 use crate::actor::Command;
+use crate::keep::Keeper;
 use crate::pidfd::Pidfd;
 use crate::shim::ShimClient;
 
@@ -94,6 +95,8 @@ pub(crate) struct Task {
     /// The shim that was executed.
     pub(crate) program: PathBuf,
     pub(crate) shim: ShimClient,
+    /// Writes the task's records, if its shim does not.
+    pub(crate) keeper: Option<Keeper>,
     /// The container's first process, if it was there when the task was made or adopted.
     pub(crate) init: Option<Pidfd>,
     pub(crate) mailbox: mpsc::Sender<Command>,
@@ -171,12 +174,12 @@ impl Task {
         (namespace, id): (String, String),
         bundle: PathBuf,
         program: PathBuf,
-        shim: ShimClient,
+        (shim, keeper): (ShimClient, Option<Keeper>),
         init: Option<Pidfd>,
         mailbox: mpsc::Sender<Command>,
         state: State,
     ) -> Self {
-        Self { namespace, id, bundle, program, shim, init, mailbox, state: Mutex::new(state) }
+        Self { namespace, id, bundle, program, shim, keeper, init, mailbox, state: Mutex::new(state) }
     }
 
     /// The state, for a moment: never held across an await.

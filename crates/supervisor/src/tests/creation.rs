@@ -1,6 +1,8 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use api_grpc::containerd::services::events::ttrpc::v1::ForwardRequest;
+use api_grpc::encode::pack;
+use api_grpc::events::{TaskOom, TaskStart};
 
 use super::*;
 use crate::{CreateTask, Error, EventServer};
@@ -68,10 +70,11 @@ fn a_bundle_is_made_whole_and_removed() {
 
 #[tokio::test]
 async fn shims_may_forward_events() {
-    let house = House::new("exit 0");
+    let mut house = House::new("exit 0");
+    let (_fake, _shim, _init) = house.task("c", Status::Running).await;
     let path = house.directory.path().join("gantry.sock.ttrpc");
     std::fs::write(&path, "stale").unwrap();
-    let server = EventServer::start(&path, 0, 0, house.journal.clone()).await.unwrap();
+    let server = EventServer::start(&path, 0, 0, house.journal.clone(), house.supervisor.clone()).await.unwrap();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
     let client = ttrpc::asynchronous::Client::connect(&format!("unix://{}", path.display())).await.unwrap();
     let envelope = |namespace: &str, topic: &str| {
@@ -84,8 +87,16 @@ async fn shims_may_forward_events() {
             cursor: String::new(),
         })
     };
+    let task_event = |topic: &str, event| {
+        let event = Some(api_grpc::encode::any(event));
+        envelope("ns", topic).map(|envelope| api_grpc::types::Envelope { event, ..envelope })
+    };
     for (envelope, want) in [
-        (envelope("ns", "/tasks/oom"), None),
+        (envelope("ns", "/sandboxes/exit"), None),
+        // The supervisor makes these itself.
+        (task_event("/tasks/start", pack(&TaskStart { container_id: "c".into(), pid: 1 })), None),
+        (task_event("/tasks/oom", pack(&TaskOom { container_id: "nobody".into() })), None),
+        (task_event("/tasks/oom", pack(&TaskOom { container_id: "c".into() })), None),
         (envelope("ns", "tasks/oom"), Some(ttrpc::Code::INVALID_ARGUMENT)),
         (envelope("n s", "/tasks/oom"), Some(ttrpc::Code::INVALID_ARGUMENT)),
         (envelope("", ""), Some(ttrpc::Code::INVALID_ARGUMENT)),
@@ -103,7 +114,14 @@ async fn shims_may_forward_events() {
             (got, want) => panic!("{got:?}, want {want:?}"),
         }
     }
-    assert_eq!(house.topics(), ["oom"]);
+    eventually("a running task's lack of memory is told", || house.topics().len() == 4).await;
+    assert_eq!(house.topics(), ["create", "start", "/sandboxes/exit", "oom"]);
+    let any = pack(&TaskStart::default());
+    let bytes = api_grpc::encode::any(any).encode_to_vec();
+    crate::publish(&path, "ns".into(), "/mine".into(), &bytes).await.unwrap();
+    assert_eq!(house.topics().last().unwrap(), "/mine");
+    let refused = crate::publish(&path, "ns".into(), "mine".into(), &bytes).await.unwrap_err();
+    assert!(model::render(&refused).contains("invalid argument"), "{}", model::render(&refused));
     server.stop().await.unwrap();
     assert!(!path.exists());
 }

@@ -188,7 +188,7 @@ async fn a_dead_shim_is_told_once_and_leaves_a_deletable_task() {
     assert_eq!(event(&mut events).await, "exit:137");
     assert!(init.ended());
     let ran = std::fs::read_to_string(house.directory.path().join("ran")).unwrap();
-    assert!(ran.contains("-namespace ns -id c") && ran.trim_end().ends_with("delete"), "{ran}");
+    assert!(ran.contains("-namespace ns ") && ran.contains(" -id c ") && ran.trim_end().ends_with("delete"), "{ran}");
     assert!(!house.socket("c").exists());
     assert_eq!(house.supervisor.wait(&house.namespace, "c", "").await.unwrap().exit_status, 137);
     // The next daemon knows it too, and does not tell it again.
