@@ -51,6 +51,14 @@ pub(crate) enum Error {
         #[source]
         source: runtime::Error,
     },
+    /// What a foreign runtime said.
+    #[error("OCI runtime {operation} failed: {message}")]
+    Foreign { operation: &'static str, message: String },
+    /// The text is what Go says, which clients look for.
+    #[error("OCI runtime create failed: exec: {name:?}: {}", if *path { "no such file, or not executable" } else { "executable file not found in $PATH" })]
+    NoRuntime { name: String, path: bool },
+    #[error("no such container")]
+    NoContainer,
     #[error("OCI runtime {operation} failed: not finished after {seconds} s")]
     Deadline { operation: &'static str, seconds: u64 },
     #[error(transparent)]
@@ -112,14 +120,20 @@ impl Coded for Error {
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Deadline { .. } => Code::DeadlineExceeded,
             Self::ContainerExists(_) | Self::ExecExists(_) => Code::AlreadyExists,
-            Self::NotCreated | Self::NoProcess(_) | Self::Finished | Self::NoCgroup => Code::NotFound,
+            Self::NotCreated | Self::NoProcess(_) | Self::Finished | Self::NoCgroup | Self::NoContainer => {
+                Code::NotFound
+            }
             Self::InitNotRunning(_) | Self::NotStarted => Code::FailedPrecondition,
             Self::Busy(_) => Code::Unavailable,
             Self::OpenStdio { source, .. } if source.kind() == io::ErrorKind::NotFound => Code::NotFound,
             // containerd gives these no class; clients read the text.
-            Self::File { .. } | Self::System { .. } | Self::Encode { .. } | Self::State(_) | Self::OpenStdio { .. } => {
-                Code::Unknown
-            }
+            Self::File { .. }
+            | Self::System { .. }
+            | Self::Encode { .. }
+            | Self::State(_)
+            | Self::Foreign { .. }
+            | Self::NoRuntime { .. }
+            | Self::OpenStdio { .. } => Code::Unknown,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //!  args ─▶ serve ──▶ service (ttrpc: decode, encode)
 //!      │               └─▶ engine (containers, processes, ends) ──▶ runtime · mount · cgroups
+//!      │                      ├─▶ foreign  runtimes that are other programs
 //!      │                      ├─▶ stdio    FIFOs and terminals
 //!      │                      ├─▶ record   files that a restarted daemon reads
 //!      │                      └─▶ events   for daemons that are not ours
@@ -18,6 +19,7 @@ mod command;
 mod engine;
 mod error;
 mod events;
+mod foreign;
 mod log;
 mod record;
 mod serve;

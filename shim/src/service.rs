@@ -149,7 +149,7 @@ impl Task for Service {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> Reply<PidsResponse> {
-        answer(self.engine.pids(&request.id), |pids| {
+        answer(self.engine.pids(&request.id).await, |pids| {
             let mut response = PidsResponse::new();
             response.processes = pids.into_iter().map(process_info).collect();
             response
@@ -157,11 +157,13 @@ impl Task for Service {
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Reply<Empty> {
-        answer(self.engine.pause(&request.id), empty)
+        let engine = Arc::clone(&self.engine);
+        answer(to_the_end(async move { engine.pause(&request.id).await }).await, empty)
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Reply<Empty> {
-        answer(self.engine.resume(&request.id), empty)
+        let engine = Arc::clone(&self.engine);
+        answer(to_the_end(async move { engine.resume(&request.id).await }).await, empty)
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> Reply<Empty> {
@@ -169,7 +171,9 @@ impl Task for Service {
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> Reply<Empty> {
-        answer(self.engine.kill(&request.id, &request.exec_id, request.signal, request.all), empty)
+        let engine = Arc::clone(&self.engine);
+        let KillRequest { id, exec_id, signal, all, .. } = request;
+        answer(to_the_end(async move { engine.kill(&id, &exec_id, signal, all).await }).await, empty)
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> Reply<Empty> {
@@ -202,7 +206,8 @@ impl Task for Service {
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Reply<Empty> {
         let resources = request.resources.into_option().map(|any| any.value).unwrap_or_default();
-        answer(self.engine.update(&request.id, &resources), empty)
+        let engine = Arc::clone(&self.engine);
+        answer(to_the_end(async move { engine.update(&request.id, &resources).await }).await, empty)
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Reply<WaitResponse> {

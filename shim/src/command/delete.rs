@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::args::Arguments;
 use crate::error::Error;
+use crate::foreign::Runtime;
 use crate::record::{CGROUP_FILE, PLANNED_CGROUP_FILE};
 
 /// What a task that nobody saw ending is said to have ended with: killed.
@@ -28,18 +29,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     } else {
         PathBuf::from(&arguments.bundle)
     };
-    let response = clean(&bundle)?;
+    let response = clean(&bundle, &arguments.id)?;
     let bytes = response.write_to_bytes().map_err(|source| Error::Encode { what: "the answer", source })?;
     super::print(&bytes)
 }
 
-fn clean(bundle: &Path) -> Result<DeleteResponse, Error> {
+fn clean(bundle: &Path, id: &str) -> Result<DeleteResponse, Error> {
     let boot_id = sys::boot_id().map_err(|errno| Error::system("read the boot id", errno))?;
     let task: Option<TaskRecord> = read(&bundle.join(TASK_FILE)).filter(|task: &TaskRecord| task.boot_id == boot_id);
     let exit: Option<ExitRecord> =
         read(&bundle.join(EXITS_DIR).join("init.json")).filter(|exit: &ExitRecord| exit.boot_id == boot_id);
     if let Some(task) = &task {
         kill_init(task);
+    }
+    // A foreign runtime's own notes go too. It needs the cgroup to do so, hence first.
+    if let Some(runtime) = Runtime::of_bundle(bundle) {
+        runtime.delete_now(id)?;
     }
     kill_cgroup(bundle)?;
     let rootfs = bundle.join("rootfs");
@@ -113,17 +118,17 @@ mod tests {
         let socket = dir.path().join("s");
         std::fs::write(dir.path().join("address"), format!("unix://{}", socket.display())).unwrap();
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        clean(dir.path()).unwrap();
+        clean(dir.path(), "a").unwrap();
         assert!(socket.exists());
         drop(listener);
-        clean(dir.path()).unwrap();
+        clean(dir.path(), "a").unwrap();
         assert!(!socket.exists());
     }
 
     #[test]
     fn nothing_left_is_fine() {
         let dir = tempfile::tempdir().unwrap();
-        let response = clean(dir.path()).unwrap();
+        let response = clean(dir.path(), "a").unwrap();
         assert_eq!((response.pid, response.exit_status), (0, KILLED_STATUS));
         assert!(response.exited_at.seconds > 0);
     }
@@ -144,7 +149,7 @@ mod tests {
             stdio: StdioPaths::default(),
         };
         std::fs::write(dir.path().join(TASK_FILE), serde_json::to_vec(&task).unwrap()).unwrap();
-        assert_eq!(clean(dir.path()).unwrap().pid, child.pid);
+        assert_eq!(clean(dir.path(), "a").unwrap().pid, child.pid);
         let end = sys::process::wait(std::os::fd::AsFd::as_fd(&child.pidfd)).unwrap();
         assert_eq!(end.exit.status(), 137);
 
@@ -162,7 +167,7 @@ mod tests {
         };
         std::fs::create_dir(dir.path().join(EXITS_DIR)).unwrap();
         std::fs::write(dir.path().join(EXITS_DIR).join("init.json"), serde_json::to_vec(&exit).unwrap()).unwrap();
-        let response = clean(dir.path()).unwrap();
+        let response = clean(dir.path(), "a").unwrap();
         assert_eq!((response.exit_status, response.exited_at.seconds), (7, 9));
     }
 }

@@ -7,6 +7,7 @@ use model::record::Status;
 use sys::crash::{point, shim as crash};
 use sys::process::Exited;
 
+use crate::engine::backend::Backend;
 use crate::engine::create::Users;
 use crate::engine::oom::Telling;
 use crate::engine::process::{Exit, Process};
@@ -19,7 +20,7 @@ pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
     pub(crate) records: Records,
-    pub(crate) runtime: runtime::Container,
+    pub(crate) runtime: Backend,
     pub(crate) init: Process,
     /// Additional processes by exec id, until they are deleted.
     pub(crate) execs: BTreeMap<String, Process>,
@@ -65,7 +66,7 @@ impl Container {
 
     /// How often the kernel killed a process for lack of memory, so far.
     pub(crate) fn count_oom_kills(&self) -> u64 {
-        self.runtime.cgroup().oom_kills().unwrap_or(self.oom_kills)
+        self.runtime.cgroup().and_then(|cgroup| cgroup.oom_kills().ok()).unwrap_or(self.oom_kills)
     }
 
     /// Writes the exit record of a process and reaps it, in this order.
@@ -79,7 +80,8 @@ impl Container {
         let mut oom = Oom::default();
         if exec_id.is_empty() {
             oom.kills = self.count_oom_kills();
-            oom.cgroup = (oom.kills > 0).then(|| self.runtime.cgroup().oom_origin(host)).flatten();
+            let cgroup = self.runtime.cgroup().filter(|_| oom.kills > 0);
+            oom.cgroup = cgroup.and_then(|cgroup| cgroup.oom_origin(host));
         }
         point(crash::EXIT_SEEN);
         let written = self.records.exit(exec_id, exited, exit.at, oom);

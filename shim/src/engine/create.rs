@@ -13,19 +13,18 @@ use oci::runtime::{LinuxIdMapping, LinuxNamespaceType};
 use runtime::{Creating, Plan, PlanOptions};
 use sys::crash::{point, shim as crash};
 
+use crate::engine::backend::Backend;
 use crate::engine::oom::Telling;
 use crate::engine::process::{End, Process};
 use crate::engine::{Container, Engine, rootfs};
 use crate::error::Error;
 use crate::events::Event;
+use crate::foreign;
 use crate::record::Records;
 use crate::stdio::{Owner, Stdio};
 
 /// How long the container's process may take to set itself up, hooks included.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Names that mean the runtime in this program.
-const EMBEDDED_RUNTIMES: [&str; 3] = ["", "runc", "gantry-oci"];
 
 /// A request to create.
 #[derive(Debug)]
@@ -66,12 +65,16 @@ impl Engine {
     }
 
     async fn create_reserved(self: &Arc<Self>, request: Create, mounted: &mut bool) -> Result<u32, Error> {
-        let Create { id, bundle, mounts, paths, options, .. } = request;
+        let Create { id, bundle, mounts, paths, options, checkpoint } = request;
         let records = Records::open(&bundle)?;
         let spec = read_spec(&bundle)?;
         let shares_pids = !rootfs::own_namespace(&spec, LinuxNamespaceType::Pid);
         let users = Users::of(&spec);
         let (mut stdio, io) = Stdio::open(&paths, stream_owner(&spec, &users, &options))?;
+        if foreign::is_foreign(&options) {
+            let request = Create { id, bundle, mounts, paths, options, checkpoint };
+            return self.create_foreign(request, records, spec, (stdio, io), mounted).await;
+        }
         let plan_options = PlanOptions {
             id: id.clone(),
             bundle: bundle.clone(),
@@ -126,12 +129,12 @@ impl Engine {
             spec: Vec::new(),
             stdin_closed: false,
         };
-        let watch = self.watch_oom(&container);
+        let watch = self.watch_oom(container.cgroup());
         let container = Container {
             id,
             bundle,
             records,
-            runtime: container,
+            runtime: Backend::Embedded(Box::new(container)),
             init,
             execs: std::collections::BTreeMap::new(),
             running_execs: 0,
@@ -146,7 +149,12 @@ impl Engine {
         Ok(self.register(container, &mounts, watch))
     }
 
-    fn register(self: &Arc<Self>, mut container: Container, mounts: &[Mount], watch: Option<OomWatch>) -> u32 {
+    pub(super) fn register(
+        self: &Arc<Self>,
+        mut container: Container,
+        mounts: &[Mount],
+        watch: Option<OomWatch>,
+    ) -> u32 {
         let pid = container.init.pid();
         container.telling_ooms = watch.map(|watch| Telling::start(self, &container.id, watch));
         let mut inner = self.lock();
@@ -182,14 +190,7 @@ fn check(request: &Create) -> Result<(), Error> {
     if !request.checkpoint.is_empty() {
         return Err(Error::Unimplemented("restore from a checkpoint".to_owned()));
     }
-    let options = &request.options;
-    if !EMBEDDED_RUNTIMES.contains(&options.binary_name.as_str()) {
-        return Err(Error::Unimplemented(format!(
-            "runtime binary {:?}: this shim runs its embedded runtime only (leave it empty, or name \"runc\")",
-            options.binary_name
-        )));
-    }
-    if options.systemd_cgroup {
+    if request.options.systemd_cgroup && !foreign::is_foreign(&request.options) {
         return Err(Error::Unimplemented("the systemd cgroup driver (SystemdCgroup)".to_owned()));
     }
     Ok(())
@@ -219,7 +220,7 @@ pub(crate) struct Users {
 }
 
 impl Users {
-    fn of(spec: &oci::Spec) -> Self {
+    pub(super) fn of(spec: &oci::Spec) -> Self {
         let Some(linux) = spec.linux() else { return Self::default() };
         Self {
             uids: linux.uid_mappings().clone().unwrap_or_default(),
@@ -290,7 +291,6 @@ mod tests {
             ((|request| request.id.clear()) as fn(&mut Create), "must not be empty"),
             (|request| request.bundle = PathBuf::from("b"), "absolute path"),
             (|request| request.checkpoint = "/c".to_owned(), "not implemented"),
-            (|request| request.options.binary_name = "no-runc".to_owned(), "\"no-runc\""),
             (|request| request.options.systemd_cgroup = true, "SystemdCgroup"),
         ] {
             let error = request(change).unwrap_err();

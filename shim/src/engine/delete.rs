@@ -34,10 +34,7 @@ impl Engine {
             check(container, exec_id)?;
             if exec_id.is_empty() && container.init.status == Status::Created {
                 // It waits for a start that will not come.
-                match container.runtime.kill(rustix::process::Signal::KILL.as_raw()) {
-                    Ok(()) | Err(runtime::Error::Finished) => {}
-                    Err(source) => return Err(Error::Runtime { operation: "delete", source }),
-                }
+                container.runtime.kill_init()?;
                 Some(std::sync::Arc::clone(&container.init.end))
             } else {
                 None
@@ -65,10 +62,19 @@ impl Engine {
     }
 
     async fn delete_container(&self, id: &str) -> Result<(u32, Exit), Error> {
-        let failed = |source| Error::Runtime { operation: "delete", source };
         point(crash::DELETE_BEGUN);
-        let deleting = self.lock().container(id)?.runtime.delete(true).map_err(failed)?;
-        self.drive(deleting).await.map_err(failed)?;
+        let calls = self.lock().container(id)?.runtime.calls();
+        match calls {
+            Some(calls) => {
+                let _counted = self.counted();
+                calls.delete().await?;
+            }
+            None => {
+                let failed = |source| Error::Runtime { operation: "delete", source };
+                let deleting = self.lock().container(id)?.runtime.embedded()?.delete(true).map_err(failed)?;
+                self.drive(deleting).await.map_err(failed)?;
+            }
+        }
         let mut inner = self.lock();
         let container = inner.container(id)?;
         if container.rootfs_mounted {

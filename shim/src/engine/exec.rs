@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::engine::process::{End, Process};
 use crate::error::Error;
 use crate::events::Event;
+use crate::foreign;
 use crate::state::{self, Operation};
 use crate::stdio::Stdio;
 
@@ -22,6 +23,12 @@ pub(crate) struct Exec {
     pub(crate) paths: StdioPaths,
     /// The process document, JSON.
     pub(crate) spec: Vec<u8>,
+}
+
+/// A start that was begun under the lock.
+enum Begun {
+    Embedded(Box<Result<runtime::Execing, runtime::Error>>),
+    Foreign(foreign::Calls, runtime::ProcessIo),
 }
 
 impl Engine {
@@ -87,15 +94,25 @@ impl Engine {
             process.busy = true;
             // Counted before it exists: init's end waits for it from now on.
             container.running_execs += 1;
-            (stdio, container.runtime.exec(&document, io, &ExecOptions::default()))
+            let begun = match container.runtime.calls() {
+                Some(calls) => Begun::Foreign(calls, io),
+                None => {
+                    let begun = container.runtime.embedded()?.exec(&document, io, &ExecOptions::default());
+                    Begun::Embedded(Box::new(begun))
+                }
+            };
+            (stdio, begun)
         };
         let started = match begun {
-            Ok(execing) => self.drive(execing).await,
-            Err(error) => Err(error),
+            Begun::Embedded(begun) => match *begun {
+                Ok(execing) => self.drive(execing).await.map_err(failed),
+                Err(error) => Err(failed(error)),
+            },
+            Begun::Foreign(calls, io) => self.exec_foreign(id, exec_id, &calls, io).await,
         };
         let mut inner = self.lock();
         let container = inner.container(id)?;
-        let attached = started.map_err(failed).and_then(|mut started| {
+        let attached = started.and_then(|mut started| {
             let Some(master) = started.console.take() else { return Ok(started) };
             match stdio.attach(master) {
                 Ok(()) => Ok(started),

@@ -17,10 +17,12 @@
 //! - Per container: create < start < exit < delete, exec-added < exec-started < exit of that process, and init's exit
 //!   is the last exit.
 
+mod backend;
 mod container;
 mod create;
 mod delete;
 mod exec;
+mod foreign;
 mod oom;
 mod process;
 mod rootfs;
@@ -52,6 +54,8 @@ pub(crate) use process::Exit;
 /// The shim's state.
 #[derive(Debug)]
 pub(crate) struct Engine {
+    /// Of the daemon: a foreign runtime keeps its state below it.
+    namespace: String,
     host: HostFeatures,
     pub(crate) log: Log,
     /// Our socket, if it is ours to remove: a daemon that made it removes it.
@@ -93,13 +97,22 @@ impl Inner {
 
 impl Engine {
     pub(crate) fn new(
+        namespace: &str,
         host: HostFeatures,
         log: Log,
         publisher: Option<Publisher>,
         socket: Option<PathBuf>,
     ) -> Arc<Self> {
         let inner = Mutex::new(Inner { publisher, ..Inner::default() });
-        Arc::new(Self { host, log, socket, inner, stopping: Notify::new(), worked: Notify::new() })
+        Arc::new(Self {
+            namespace: namespace.to_owned(),
+            host,
+            log,
+            socket,
+            inner,
+            stopping: Notify::new(),
+            worked: Notify::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -112,8 +125,7 @@ impl Engine {
     /// The caller began it in the same poll, and registers what comes out before it awaits anything else, so that
     /// [`Engine::sweep`] never sees a process that nobody has claimed. Dropped before the end, the operation is undone.
     async fn drive<O: Operation + Send>(&self, mut operation: O) -> Result<O::Output, runtime::Error> {
-        self.lock().operations += 1;
-        let _counted = Counted(self);
+        let _counted = self.counted();
         if let Some(output) = operation.advance()? {
             return Ok(output);
         }
@@ -127,6 +139,12 @@ impl Engine {
                 return Ok(output);
             }
         }
+    }
+
+    /// Counts an operation of a runtime from now on, for as long as the result lives.
+    fn counted(&self) -> Counted<'_> {
+        self.lock().operations += 1;
+        Counted(self)
     }
 
     /// Takes note of every child that has ended. Called when SIGCHLD was delivered, and after each operation, during
@@ -189,14 +207,9 @@ impl Engine {
     /// Init has ended: nobody may outlive it.
     fn init_ended(&self, container: &mut Container, exit: Exit) {
         container.init_gone = Some(exit);
-        if container.init.status == Status::Paused {
-            // What is frozen cannot end; nothing is left to do if it cannot be thawed.
-            let _ = container.runtime.resume();
-        }
-        if container.shares_pids
-            && let Err(source) = container.runtime.kill_all(rustix::process::Signal::KILL.as_raw())
-        {
-            self.log.error("kill what init left behind", &Error::Runtime { operation: "kill", source });
+        let frozen = container.init.status == Status::Paused;
+        if let Err(error) = container.runtime.end_rest(frozen, container.shares_pids) {
+            self.log.error("kill what init left behind", &error);
         }
     }
 

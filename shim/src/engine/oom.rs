@@ -18,9 +18,9 @@ const PAUSES_MS: [u64; 5] = [0, 5, 20, 100, 500];
 
 impl Engine {
     /// A watch on the memory of a container that was created, if anybody is to be told of it.
-    pub(crate) fn watch_oom(&self, container: &runtime::Container) -> Option<OomWatch> {
+    pub(crate) fn watch_oom(&self, cgroup: &cgroups::Cgroup) -> Option<OomWatch> {
         self.lock().publisher.as_ref()?;
-        container.cgroup().watch_oom().unwrap_or_else(|source| {
+        cgroup.watch_oom().unwrap_or_else(|source| {
             let source = runtime::Error::Cgroup { operation: "watching memory".to_owned(), source };
             self.log.error("watch for lack of memory", &Error::Runtime { operation: "create", source });
             None

@@ -29,9 +29,18 @@ pub(super) fn prepare(mounts: &[Mount], spec: &oci::Spec, bundle: &Path) -> Resu
         },
         _ => {}
     }
-    std::fs::create_dir_all(&target).map_err(|source| Error::file("make", &target, source))?;
-    mount::mount_all(mounts, &target).map_err(Error::Mount)?;
+    mount_in_bundle(mounts, bundle)?;
     Ok((Rootfs::Path(path), true))
+}
+
+/// Mounts where the host sees it.
+pub(super) fn mount_in_bundle(mounts: &[Mount], bundle: &Path) -> Result<(), Error> {
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    let target = bundle.join(ROOTFS_DIR);
+    std::fs::create_dir_all(&target).map_err(|source| Error::file("make", &target, source))?;
+    mount::mount_all(mounts, &target).map_err(Error::Mount)
 }
 
 /// Undoes what [`prepare`] mounted in the bundle.

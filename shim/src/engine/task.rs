@@ -10,6 +10,7 @@ use sys::crash::{point, shim as crash};
 use crate::engine::{Container, Engine, Exit};
 use crate::error::Error;
 use crate::events::Event;
+use crate::foreign;
 use crate::state::{self, Operation};
 use crate::stats;
 
@@ -46,7 +47,7 @@ impl Engine {
     /// Starts the container's program and answers its pid.
     pub(crate) async fn start(&self, id: &str) -> Result<u32, Error> {
         let failed = |source| Error::Runtime { operation: "start", source };
-        let starting = {
+        let (starting, calls) = {
             let mut inner = self.lock();
             let container = inner.container(id)?;
             if container.init_gone.is_some() {
@@ -56,11 +57,22 @@ impl Engine {
             if container.init.busy {
                 return Err(Error::Busy(id.to_owned()));
             }
-            let starting = container.runtime.start().map_err(failed)?;
+            let calls = container.runtime.calls();
+            let starting = match &calls {
+                Some(_) => None,
+                None => Some(container.runtime.embedded()?.start().map_err(failed)?),
+            };
             container.init.busy = true;
-            starting
+            (starting, calls)
         };
-        let started = self.drive(starting).await;
+        let started = match (starting, calls) {
+            (Some(starting), _) => self.drive(starting).await.map_err(failed),
+            (None, Some(calls)) => {
+                let _counted = self.counted();
+                calls.start().await
+            }
+            (None, None) => Ok(()),
+        };
         let result = {
             let mut inner = self.lock();
             let container = inner.container(id)?;
@@ -79,7 +91,7 @@ impl Engine {
                     inner.publish(&Event::Start(event));
                     Ok(pid)
                 }
-                Err(source) => Err(failed(source)),
+                Err(error) => Err(error),
             }
         };
         self.worked.notify_one();
@@ -88,7 +100,24 @@ impl Engine {
     }
 
     /// Sends a signal: to a process, or with `all` to everything in the container.
-    pub(crate) fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<(), Error> {
+    pub(crate) async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<(), Error> {
+        match self.begin_kill(id, exec_id, signal, all)? {
+            Some((calls, signal)) => {
+                let _counted = self.counted();
+                calls.kill(signal, all).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sends the signal, or says whom to ask to.
+    fn begin_kill(
+        &self,
+        id: &str,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<Option<(foreign::Calls, i32)>, Error> {
         let signal = i32::try_from(signal)
             .ok()
             .filter(|_| signal <= SIGNAL_MAX)
@@ -101,7 +130,7 @@ impl Engine {
                 (Status::Stopped, _) => Err(Error::Finished),
                 (_, None) => Err(Error::NotStarted),
                 (_, Some(pidfd)) => match sys::process::pidfd_send_signal(pidfd, signal) {
-                    Ok(()) => Ok(()),
+                    Ok(()) => Ok(None),
                     Err(rustix::io::Errno::SRCH) => Err(Error::Finished),
                     Err(errno) => Err(Error::system("send a signal", errno)),
                 },
@@ -110,9 +139,12 @@ impl Engine {
         if container.init.status == Status::Stopped || container.init_gone.is_some() {
             return Err(Error::Finished);
         }
-        let sent = if all { container.runtime.kill_all(signal) } else { container.runtime.kill(signal) };
-        match sent {
-            Ok(()) => Ok(()),
+        if let Some(calls) = container.runtime.calls() {
+            return Ok(Some((calls, signal)));
+        }
+        let runtime = container.runtime.embedded()?;
+        match if all { runtime.kill_all(signal) } else { runtime.kill(signal) } {
+            Ok(()) => Ok(None),
             Err(runtime::Error::Finished) => Err(Error::Finished),
             Err(source) => Err(Error::Runtime { operation: "kill", source }),
         }
@@ -125,13 +157,24 @@ impl Engine {
     }
 
     /// Pids of all processes in the container, with the exec id of those that have one.
-    pub(crate) fn pids(&self, id: &str) -> Result<Vec<(u32, Option<String>)>, Error> {
+    pub(crate) async fn pids(&self, id: &str) -> Result<Vec<(u32, Option<String>)>, Error> {
+        let calls = self.lock().container(id)?.runtime.calls();
+        let told = match calls {
+            Some(calls) => {
+                let _counted = self.counted();
+                Some(calls.pids().await?)
+            }
+            None => None,
+        };
         let mut inner = self.lock();
         let container = inner.container(id)?;
-        let pids = match container.runtime.pids() {
-            Ok(pids) => pids,
-            Err(runtime::Error::Cgroup { source: cgroups::Error::Gone { .. }, .. }) => Vec::new(),
-            Err(source) => return Err(Error::Runtime { operation: "ps", source }),
+        let pids = match told {
+            Some(told) => told,
+            None => match container.runtime.embedded()?.pids() {
+                Ok(pids) => pids,
+                Err(runtime::Error::Cgroup { source: cgroups::Error::Gone { .. }, .. }) => Vec::new(),
+                Err(source) => return Err(Error::Runtime { operation: "ps", source }),
+            },
         };
         let exec_of = |pid: u32| {
             let process = container.execs.values().find(|process| process.pid() == pid && process.is_ours_to_reap());
@@ -141,11 +184,14 @@ impl Engine {
     }
 
     /// Freezes the container.
-    pub(crate) fn pause(&self, id: &str) -> Result<(), Error> {
+    pub(crate) async fn pause(&self, id: &str) -> Result<(), Error> {
+        let foreign = self.ask_foreign(id, Operation::Pause, async |calls| calls.pause().await).await?;
         let mut inner = self.lock();
         let container = inner.container(id)?;
-        state::check_init(Operation::Pause, container.init.status)?;
-        container.runtime.pause().map_err(|source| Error::Runtime { operation: "pause", source })?;
+        if !foreign {
+            let paused = container.runtime.embedded()?.pause();
+            paused.map_err(|source| Error::Runtime { operation: "pause", source })?;
+        }
         container.init.status = Status::Paused;
         self.write_task(container);
         let mut event = payload::TaskPaused::new();
@@ -155,11 +201,14 @@ impl Engine {
     }
 
     /// Thaws the container.
-    pub(crate) fn resume(&self, id: &str) -> Result<(), Error> {
+    pub(crate) async fn resume(&self, id: &str) -> Result<(), Error> {
+        let foreign = self.ask_foreign(id, Operation::Resume, async |calls| calls.resume().await).await?;
         let mut inner = self.lock();
         let container = inner.container(id)?;
-        state::check_init(Operation::Resume, container.init.status)?;
-        container.runtime.resume().map_err(|source| Error::Runtime { operation: "resume", source })?;
+        if !foreign {
+            let resumed = container.runtime.embedded()?.resume();
+            resumed.map_err(|source| Error::Runtime { operation: "resume", source })?;
+        }
         container.init.status = Status::Running;
         self.write_task(container);
         let mut event = payload::TaskResumed::new();
@@ -169,18 +218,25 @@ impl Engine {
     }
 
     /// Changes the limits of the container: `resources` is the specification's JSON.
-    pub(crate) fn update(&self, id: &str, resources: &[u8]) -> Result<(), Error> {
-        let resources = oci::parse_resources(resources)?;
+    pub(crate) async fn update(&self, id: &str, json: &[u8]) -> Result<(), Error> {
+        let resources = oci::parse_resources(json)?;
+        if self.ask_foreign(id, Operation::Update, async |calls| calls.update(json).await).await? {
+            return Ok(());
+        }
         let mut inner = self.lock();
         let container = inner.container(id)?;
-        state::check_init(Operation::Update, container.init.status)?;
-        container.runtime.update(&resources).map_err(|source| Error::Runtime { operation: "update", source })
+        container
+            .runtime
+            .embedded()?
+            .update(&resources)
+            .map_err(|source| Error::Runtime { operation: "update", source })
     }
 
     /// What the container has used: type URL and message.
     pub(crate) fn stats(&self, id: &str) -> Result<(&'static str, Vec<u8>), Error> {
         let mut inner = self.lock();
-        match inner.container(id)?.runtime.cgroup().stats() {
+        let container = inner.container(id)?;
+        match container.runtime.cgroup().ok_or(Error::NoCgroup)?.stats() {
             Ok(stats) => stats::encode(&stats),
             Err(cgroups::Error::Gone { .. }) => Err(Error::NoCgroup),
             Err(error) => Err(error.into()),
