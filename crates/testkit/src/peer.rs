@@ -10,6 +10,7 @@ use crate::{Output, eventually, run};
 #[derive(Debug)]
 pub struct Containerd {
     directory: PathBuf,
+    search: String,
     child: Child,
 }
 
@@ -25,24 +26,32 @@ impl Containerd {
             text("containerd.sock")
         );
         fs::write(directory.join("config.toml"), config)?;
-        let log = File::create(directory.join("containerd.log"))?;
         let search = std::env::var("PATH").unwrap_or_default();
         let search = path.map_or(search.clone(), |first| format!("{}:{search}", first.display()));
-        let child = Command::new("containerd")
-            .args(["--config", &text("config.toml")])
-            .env("PATH", search)
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(log.try_clone()?))
-            .stderr(Stdio::from(log))
-            .spawn()
-            .context("start containerd (package containerd)")?;
-        let peer = Self { directory: directory.to_owned(), child };
+        let child = launch(directory, &search)?;
+        let peer = Self { directory: directory.to_owned(), search, child };
+        peer.ready();
+        Ok(peer)
+    }
+
+    /// Ends it without a warning; its shims and containers stay. [`Containerd::launch`] comes next.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again after [`Containerd::kill`].
+    pub fn launch(&mut self) -> Result<()> {
+        self.child = launch(&self.directory, &self.search)?;
+        self.ready();
+        Ok(())
+    }
+
+    fn ready(&self) {
         eventually("containerd serves", || {
-            let version = peer.ctr(&["version"]);
+            let version = self.ctr(&["version"]);
             if version.code == 0 { Ok(()) } else { Err(version.text()) }
         });
-        Ok(peer)
     }
 
     /// Its gRPC socket.
@@ -66,6 +75,20 @@ impl Containerd {
             stderr: format!("{error:#}"),
         })
     }
+}
+
+fn launch(directory: &Path, search: &str) -> Result<Child> {
+    let log = File::options().append(true).create(true).open(directory.join("containerd.log"))?;
+    Command::new("containerd")
+        .arg("--config")
+        .arg(directory.join("config.toml"))
+        .env("PATH", search)
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log))
+        .spawn()
+        .context("start containerd (package containerd)")
 }
 
 impl Drop for Containerd {
