@@ -113,7 +113,7 @@ async fn open(config: &Config, stopping: watch::Receiver<bool>) -> anyhow::Resul
         set_oom_score(config.oom_score);
     }
     // The socket is taken first: it tells a second daemon with the same address from a stale socket.
-    let listener = socket::listen(&config.grpc)?;
+    let listener = socket::listen(&config.grpc).await?;
     match assemble::engines(config, stopping).await {
         Ok(engines) => Ok((engines, listener)),
         Err(error) => {

@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use services::AnyAuthority;
@@ -18,9 +18,15 @@ use crate::replace;
 /// How long the daemon waits after a connection that it could not accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long the socket of a killed daemon may seem to be served.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Between two looks at it.
+const PROBE_PAUSE: Duration = Duration::from_millis(5);
+
 /// Listens at the configured address. A socket that nobody serves is replaced; one that somebody serves is not.
 /// Where our predecessor has handed its own over, that is taken.
-pub(crate) fn listen(grpc: &Grpc) -> anyhow::Result<UnixListener> {
+pub(crate) async fn listen(grpc: &Grpc) -> anyhow::Result<UnixListener> {
     let path = Path::new(&grpc.address);
     if let Some(listener) = replace::inherited(&grpc.address)? {
         listener.set_nonblocking(true).context("prepare the socket that was handed over")?;
@@ -35,7 +41,7 @@ pub(crate) fn listen(grpc: &Grpc) -> anyhow::Result<UnixListener> {
         chown(parent, Some(grpc.uid), Some(grpc.gid))
             .with_context(|| format!("set the owner of {}", parent.display()))?;
     }
-    remove_stale(path)?;
+    remove_stale(path).await?;
     let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
     // Until here the umask has kept others out: without write permission nobody can connect.
     chown(path, Some(grpc.uid), Some(grpc.gid)).with_context(|| format!("set the owner of {}", path.display()))?;
@@ -63,7 +69,7 @@ pub(crate) fn remove(grpc: &Grpc) {
     }
 }
 
-fn remove_stale(path: &Path) -> anyhow::Result<()> {
+async fn remove_stale(path: &Path) -> anyhow::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("examine {}", path.display())),
@@ -71,8 +77,13 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
             ensure!(metadata.file_type().is_socket(), "{} is in the way: it is no socket", path.display());
         }
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        bail!("another daemon serves {}; stop it, or choose another --address", path.display());
+    // A daemon that was killed while it started a shim leaves a process that has its socket until it executes the shim.
+    let until = Instant::now() + LINGER;
+    while std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if Instant::now() > until {
+            bail!("another daemon serves {}; stop it, or choose another --address", path.display());
+        }
+        tokio::time::sleep(PROBE_PAUSE).await;
     }
     fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))
 }
@@ -90,16 +101,16 @@ mod tests {
     async fn stale_is_replaced_and_live_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("made/api.sock");
-        let first = listen(&grpc(&path)).unwrap();
+        let first = listen(&grpc(&path)).await.unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o660, 0o770 & !umask()));
-        let refused = listen(&grpc(&path)).unwrap_err();
+        let refused = listen(&grpc(&path)).await.unwrap_err();
         assert!(refused.to_string().contains("another daemon serves"), "{refused}");
         drop(first);
-        drop(listen(&grpc(&path)).unwrap());
+        drop(listen(&grpc(&path)).await.unwrap());
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
-        let refused = listen(&grpc(&path)).unwrap_err();
+        let refused = listen(&grpc(&path)).await.unwrap_err();
         assert!(refused.to_string().contains("no socket"), "{refused}");
     }
 

@@ -94,6 +94,7 @@ impl Inner {
         match result {
             Ok(value) => {
                 point(OUTBOX_COMMITTED);
+                self.outbox.commit(&put);
                 // What cannot be published now stays in the outbox, and the worker tries again.
                 let late = self.outbox.publish().is_err();
                 point(OUTBOX_PUBLISHED);

@@ -34,6 +34,8 @@ pub(crate) struct Outbox {
 struct State {
     /// The number of the next event.
     next: u64,
+    /// The newest event whose transaction is known to be committed, and with it all before: the store commits in order.
+    committed: u64,
     /// Committed, or about to be, and not yet published.
     waiting: BTreeMap<u64, Envelope>,
     /// Published; their entries are still in the store.
@@ -53,6 +55,7 @@ impl Outbox {
         }
         let newest = state.waiting.last_key_value().map_or(0, |(origin, _)| *origin);
         state.next = newest.max(journal.last_origin()) + 1;
+        state.committed = newest;
         Ok(Self { journal, state: Mutex::new(state) })
     }
 
@@ -73,7 +76,13 @@ impl Outbox {
         }
         let origins = numbered.iter().map(|(origin, _)| *origin).collect();
         state.waiting.extend(numbered);
-        Ok(Put { origins, removed })
+        Ok(Put { origins, removed, newest: state.next - 1 })
+    }
+
+    /// The transaction is committed, and all that were begun before it.
+    pub(crate) fn commit(&self, put: &Put) {
+        let mut state = self.state();
+        state.committed = state.committed.max(put.newest);
     }
 
     /// The transaction was not committed after all.
@@ -88,11 +97,11 @@ impl Outbox {
     /// Publishes what is committed, in order. A failure is not the caller's: its transaction stands, the event stays in
     /// the outbox, and the next publication begins with it.
     ///
-    /// Events of a transaction that another thread is committing at this moment may be among them: the store commits in
-    /// order, so theirs is as safe as ours.
+    /// Those of a transaction that another thread is committing at this moment are left to that thread: it may fail, or
+    /// the process may die before it is done.
     pub(crate) fn publish(&self) -> Result<(), events::Error> {
         let mut state = self.state();
-        while let Some((origin, envelope)) = state.waiting.pop_first() {
+        while let Some((origin, envelope)) = state.pop_committed() {
             match self.journal.publish_from(origin, envelope.clone()) {
                 Ok(_) => state.published.push(origin),
                 // Refused for what it is: it would be refused for ever, and block those behind it.
@@ -122,9 +131,18 @@ impl Outbox {
     }
 }
 
+impl State {
+    fn pop_committed(&mut self) -> Option<(u64, Envelope)> {
+        let first = self.waiting.first_entry().filter(|first| *first.key() <= self.committed)?;
+        Some(first.remove_entry())
+    }
+}
+
 /// What a transaction did to the outbox.
 #[derive(Debug, Default)]
 pub(crate) struct Put {
     origins: Vec<u64>,
     removed: Vec<u64>,
+    /// The newest number that was given before the transaction ended.
+    newest: u64,
 }

@@ -422,8 +422,12 @@ impl Actor {
                     return reply(answer, Err(Error::ProcessNotFound(exec_id)));
                 }
                 self.starting.insert(exec_id.clone());
+                let created = self.is_created(&exec_id);
                 self.running.push(Box::pin(async move {
-                    let result = task.shim.start(exec_id.clone()).await;
+                    let result = match task.shim.start(exec_id.clone()).await {
+                        Err(error @ Error::Shim { .. }) if created => started_before(&task, &exec_id, error).await,
+                        result => result,
+                    };
                     Done::Started { exec_id, result, answer }
                 }));
             }
@@ -647,6 +651,16 @@ impl Actor {
         });
         reply(answer, Ok(exit));
         true
+    }
+}
+
+/// Why a start is refused: the last daemon's request was carried out, if the shim says so; then the start has succeeded.
+async fn started_before(task: &Task, exec_id: &str, error: Error) -> Result<u32, Error> {
+    match task.shim.state(exec_id.to_owned()).await {
+        // Init has a pid before its start, so of that only a running one counts.
+        Ok((Status::Running | Status::Paused | Status::Pausing, pid)) => Ok(pid),
+        Ok((Status::Stopped, pid)) if pid != 0 && !exec_id.is_empty() => Ok(pid),
+        _ => Err(error),
     }
 }
 

@@ -178,8 +178,8 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
         });
     }
     let mut state = told_state(&bundle, &records, &told, published);
-    if let Some(exit) = told.exit.as_ref().and_then(|_| records::exit(&bundle, "", context.boot_id)) {
-        // Nothing is told behind an end.
+    if let Some(exit) = told.exit.as_deref().and_then(told_exit) {
+        // Nothing is told behind an end, even where the shim had no room to record it.
         state.init.stop(exit);
     }
     let forgotten = |time| !published.covers(time);
@@ -191,7 +191,8 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
         (task.status == Status::Stopped).then(|| Exit { pid, exit_status: 255, exited_at: Timestamp::now() });
     let outlived = told.exit.is_none() && state.execs.values().any(Process::lives);
     // Init's end is told last: where another process lives or seems to, the actor knows when.
-    if let Some(exit) = recorded.or(unrecorded).filter(|_| !outlived) {
+    let recorded = state.init.exit().or(recorded).or(unrecorded);
+    if let Some(exit) = recorded.filter(|_| !outlived) {
         let report = Report::Exit { exec_id: String::new(), exit };
         state.exit_event = Some(match told.exit {
             Some(entry) => entry,
@@ -245,18 +246,19 @@ fn client(context: &Context, namespace: &str, id: &str, bundle: &Path) -> (ShimC
     (client(endpoint).of_start(bootstrap.version, grouped), bootstrap.kept_by_daemon)
 }
 
+/// How init ended, by the event that told it.
+fn told_exit(entry: &Entry) -> Option<Exit> {
+    let event = api_grpc::decode::unpack::<api_grpc::events::TaskExit>(&entry.envelope.event).ok()?;
+    let exited_at = api_grpc::decode::timestamp(event.exited_at);
+    Some(Exit { pid: event.pid, exit_status: event.exit_status, exited_at })
+}
+
 /// A task that was told of and is gone: the daemon died between the removal and its event. Its end was told before the
 /// removal; one that somebody else removed has an end that nobody knows.
 fn forgotten(context: &Context, namespace: &str, id: &str, told: &Told) {
     let unknown = Exit { pid: 0, exit_status: 255, exited_at: Timestamp::now() };
     let exit = match &told.exit {
-        Some(entry) => match api_grpc::decode::unpack::<api_grpc::events::TaskExit>(&entry.envelope.event) {
-            Ok(event) => {
-                let exited_at = api_grpc::decode::timestamp(event.exited_at);
-                Exit { pid: event.pid, exit_status: event.exit_status, exited_at }
-            }
-            Err(_) => unknown,
-        },
+        Some(entry) => told_exit(entry).unwrap_or(unknown),
         None if told.created => {
             context.publish(namespace, id, Report::Exit { exec_id: String::new(), exit: unknown });
             unknown

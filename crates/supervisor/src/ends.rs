@@ -22,7 +22,7 @@ use crate::task::Exit;
 use crate::{Error, launch, records};
 
 /// The status of a process whose end nobody saw.
-const UNKNOWN: u32 = 255;
+pub(crate) const UNKNOWN: u32 = 255;
 
 /// The status of a process that was killed with SIGKILL.
 const KILLED: u32 = 137;
@@ -43,12 +43,9 @@ impl Actor {
                 self.process_ended(&exec_id, exit);
             }
             // The shim does not know the process, so it will never say more about it.
-            Err(Error::Shim { code: Code::NotFound, .. }) if !exec_id.is_empty() => {
+            Err(Error::Shim { code: Code::NotFound, .. }) => {
                 let exit = self.recorded(&exec_id).unwrap_or_else(|| unseen(UNKNOWN));
                 self.process_ended(&exec_id, exit);
-            }
-            Err(Error::Shim { code: Code::NotFound, .. }) if self.task.keeper.is_some() => {
-                self.init_known(self.recorded("").unwrap_or_else(|| unseen(UNKNOWN)));
             }
             Err(error) => {
                 tracing::debug!(id = self.task.id, exec_id, error = %model::render(&error), "a shim was asked in vain how a process ends");

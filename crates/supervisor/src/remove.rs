@@ -6,9 +6,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use model::Code;
+use model::{Code, Timestamp};
 use sys::crash::{daemon as crash, point};
 
+use crate::ends::UNKNOWN;
 use crate::manager::Context;
 use crate::pidfd::Pidfd;
 use crate::shim::ShimClient;
@@ -22,9 +23,14 @@ pub(crate) async fn empty(task: &Task, alive: bool, known: Option<Exit>) -> Resu
     }
     match (task.shim.delete(String::new()).await, known) {
         // An earlier attempt was cut off after the shim had deleted its container.
-        (Err(Error::Shim { code: Code::NotFound, .. }), Some(exit)) => Ok(exit),
+        (Err(Error::Shim { code: Code::NotFound, .. }), known) => Ok(known.unwrap_or_else(unknown)),
         (result, _) => result,
     }
+}
+
+/// The end of a process that nobody remembers.
+fn unknown() -> Exit {
+    Exit { pid: 0, exit_status: UNKNOWN, exited_at: Timestamp::now() }
 }
 
 /// Ends the shim of a task that is deleted there, and removes the files. A second attempt goes on where the first failed.

@@ -114,3 +114,26 @@ fn events_keep_the_order_of_commits() {
     }
     assert_eq!(world.events().len(), 400);
 }
+
+/// Another request that is done in the middle of ours does not tell what we have not committed.
+#[test]
+fn an_event_waits_for_its_own_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, content, drivers, journal) = parts(dir.path(), "boot");
+    let inner = Inner::open(store, content, drivers, journal.clone()).unwrap();
+    let envelope = events::Envelope {
+        timestamp: model::Timestamp::now(),
+        namespace: "n".into(),
+        topic: "/test/early".into(),
+        event: any("early"),
+    };
+    let put = inner.store.write(Durability::OnDisk, |tx| {
+        let put = inner.outbox.put(tx, vec![envelope])?;
+        inner.outbox.publish().unwrap();
+        assert_eq!(journal.last_sequence(), 0, "it may still fail");
+        Ok::<_, Error>(put)
+    });
+    inner.outbox.commit(&put.unwrap());
+    inner.outbox.publish().unwrap();
+    assert_eq!(journal.last_sequence(), 1);
+}

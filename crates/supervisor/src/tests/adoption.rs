@@ -278,3 +278,36 @@ async fn init_that_ended_before_an_additional_process_is_told_last() {
     assert_eq!(event(&mut events).await, "exit:e:4");
     assert_eq!(event(&mut events).await, "exit:7");
 }
+
+/// The shim had no room for its record, and the last daemon was told all the same.
+#[tokio::test]
+async fn an_end_without_a_record_is_told_once() {
+    let house = House::new("exit 0");
+    let (shim, init) = (Process::start(), Process::start());
+    let pid = init.0.pid;
+    house.write_bundle("c", &record(&shim, &init, Status::Running));
+    let exit = crate::Exit { pid, exit_status: 7, exited_at: Timestamp::now() };
+    for report in [created(pid), Report::Start { pid }, Report::Exit { exec_id: String::new(), exit }] {
+        house.journal.publish(report.envelope(house.namespace.as_str(), "c")).unwrap();
+    }
+    let mut fake = Fake::listen(house.socket("c")).await;
+    house.supervisor.adopt().await.unwrap();
+    let state = house.supervisor.get(&house.namespace, "c", "").unwrap();
+    assert_eq!((state.status, state.exit_status), (Status::Stopped, 7));
+    // The shim has deleted its container for the last daemon.
+    let (supervisor, namespace) = (house.supervisor.clone(), house.namespace.clone());
+    let deleted = tokio::spawn(async move {
+        loop {
+            match supervisor.delete(&namespace, "c").await {
+                // Not connected yet.
+                Err(crate::Error::Closed { .. }) => tokio::task::yield_now().await,
+                deleted => return deleted,
+            }
+        }
+    });
+    fake.next("Delete").await.refuse(5, "container not created: not found");
+    fake.next("Shutdown").await.ok(&());
+    shim.kill();
+    assert_eq!(deleted.await.unwrap().unwrap().exit_status, 7);
+    assert_eq!(house.topics(), ["create", "start", "exit", "delete"]);
+}

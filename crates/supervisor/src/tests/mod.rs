@@ -89,9 +89,15 @@ struct Method {
 #[async_trait]
 impl MethodHandler for Method {
     async fn handler(&self, _: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
+        let mut response = Response::default();
+        if self.method == "State" {
+            // Where processes stand is told by the records alone: the shim of the tests does not know.
+            let status = ttrpc::proto::Status { code: EnumOrUnknown::from_i32(5), ..Default::default() };
+            response.status = Some(status).into();
+            return Ok(response);
+        }
         let (answer, answered) = oneshot::channel();
         let _ = self.calls.send(Call { method: self.method, payload: request.payload, answer });
-        let mut response = Response::default();
         match answered.await {
             Ok(Ok(payload)) => response.payload = payload,
             Ok(Err((code, message))) => {
@@ -147,16 +153,9 @@ impl Fake {
         call
     }
 
-    /// The next request. Where processes stand is told by the records alone: the shim of the tests does not know.
+    /// The next request.
     async fn any(&mut self, method: &str) -> Call {
-        loop {
-            let call = tokio::time::timeout(PATIENCE, self.calls.recv()).await.expect(method).unwrap();
-            if call.method == "State" && method != "State" {
-                call.refuse(5, "not found");
-                continue;
-            }
-            return call;
-        }
+        tokio::time::timeout(PATIENCE, self.calls.recv()).await.expect(method).unwrap()
     }
 }
 
