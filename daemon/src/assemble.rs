@@ -107,7 +107,7 @@ fn other_plugins(store: &Path) -> Vec<Plugin> {
         POLICIES
             .iter()
             .fold(Plugin::new("monitor.container.v1", "restart"), |plugin, policy| plugin.capability(policy)),
-        Plugin::new("runtime.v2", "task").platform().export("log-uri-schemes", "fifo,file"),
+        Plugin::new("runtime.v2", "task").platform().export("log-uri-schemes", "fifo,file,binary"),
     ];
     let services = ["containers", "content", "diff", "images", "introspection", "namespaces", "snapshots", "tasks"];
     plugins.extend(services.map(|name| Plugin::new("service.v1", format!("{name}-service"))));

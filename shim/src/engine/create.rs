@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::events::Event;
 use crate::foreign;
 use crate::record::Records;
-use crate::stdio::{Owner, Stdio};
+use crate::stdio::{Logger, Owner, Stdio};
 
 /// How long the container's process may take to set itself up, hooks included.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -70,7 +70,9 @@ impl Engine {
         let spec = read_spec(&bundle)?;
         let shares_pids = !rootfs::own_namespace(&spec, LinuxNamespaceType::Pid);
         let users = Users::of(&spec);
-        let (mut stdio, io) = Stdio::open(&paths, stream_owner(&spec, &users, &options))?;
+        let owner = stream_owner(&spec, &users, &options);
+        let logger = Logger::start(&paths, owner, &id, &self.namespace).await?;
+        let (mut stdio, io) = Stdio::open(&paths, owner, logger)?;
         if foreign::is_foreign(&options) {
             let request = Create { id, bundle, mounts, paths, options, checkpoint };
             return self.create_foreign(request, records, spec, (stdio, io), mounted).await;
@@ -80,6 +82,7 @@ impl Engine {
             bundle: bundle.clone(),
             no_pivot: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
+            systemd: options.systemd_cgroup.then(cgroups::Manager::of_caller),
             ..PlanOptions::default()
         };
         let failed = |source| Error::Runtime { operation: "create", source };
@@ -190,9 +193,6 @@ fn check(request: &Create) -> Result<(), Error> {
     if !request.checkpoint.is_empty() {
         return Err(Error::Unimplemented("restore from a checkpoint".to_owned()));
     }
-    if request.options.systemd_cgroup && !foreign::is_foreign(&request.options) {
-        return Err(Error::Unimplemented("the systemd cgroup driver (SystemdCgroup)".to_owned()));
-    }
     Ok(())
 }
 
@@ -291,7 +291,6 @@ mod tests {
             ((|request| request.id.clear()) as fn(&mut Create), "must not be empty"),
             (|request| request.bundle = PathBuf::from("b"), "absolute path"),
             (|request| request.checkpoint = "/c".to_owned(), "not implemented"),
-            (|request| request.options.systemd_cgroup = true, "SystemdCgroup"),
         ] {
             let error = request(change).unwrap_err();
             assert!(error.contains(text), "{error}");

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::events::Event;
 use crate::foreign;
 use crate::state::{self, Operation};
-use crate::stdio::Stdio;
+use crate::stdio::{Logger, Stdio};
 
 /// A request to prepare an additional process.
 #[derive(Debug)]
@@ -75,6 +75,7 @@ impl Engine {
 
     async fn start_exec_counted(&self, id: &str, exec_id: &str) -> Result<u32, Error> {
         let failed = |source| Error::Runtime { operation: "exec", source };
+        let logger = self.logger_of_exec(id, exec_id).await?;
         let (mut stdio, begun) = {
             let mut inner = self.lock();
             let container = inner.container(id)?;
@@ -90,7 +91,7 @@ impl Engine {
             let document = oci::parse_process(&process.spec)?;
             let owner = container.users.owner(document.user().uid(), document.user().gid());
             let process = container.process(exec_id)?;
-            let (stdio, io) = Stdio::open(&process.paths, (owner.uid != 0).then_some(owner))?;
+            let (stdio, io) = Stdio::open(&process.paths, (owner.uid != 0).then_some(owner), logger)?;
             process.busy = true;
             // Counted before it exists: init's end waits for it from now on.
             container.running_execs += 1;
@@ -160,6 +161,23 @@ impl Engine {
         event.pid = pid;
         inner.publish(&Event::ExecStarted(event));
         Ok(pid)
+    }
+
+    /// The program that a process which waits for its start logs to, if there is one.
+    async fn logger_of_exec(&self, id: &str, exec_id: &str) -> Result<Option<Logger>, Error> {
+        let (paths, owner) = {
+            let mut inner = self.lock();
+            let container = inner.container(id)?;
+            let process = container.process(exec_id)?;
+            // What is wrong with the state is told by the start itself.
+            if process.spec.is_empty() || !process.paths.stdout.starts_with("binary") {
+                return Ok(None);
+            }
+            let paths = process.paths.clone();
+            let document = oci::parse_process(&process.spec)?;
+            (paths, container.users.owner(document.user().uid(), document.user().gid()))
+        };
+        Logger::start(&paths, (owner.uid != 0).then_some(owner), exec_id, &self.namespace).await
     }
 
     /// A start failed: those who wait for the process's end must not wait forever.

@@ -169,18 +169,32 @@ impl Runtime {
     /// Removes a container of which only its runtime's state is left, for the command `delete`. Blocks.
     pub(crate) fn delete_now(&self, id: &str) -> Result<(), Error> {
         let words = ["delete", "--force", id].map(OsString::from).to_vec();
-        let child = self
-            .command(&self.bundle.join(log::FILE), words)
-            .inherit_env()
-            .spawn()
-            .map_err(|errno| Error::file("execute", &self.program, errno))?;
-        let mut child = Running { child, ended: false };
+        // Its status says no more than its log: what is left is looked for by the caller.
+        self.call_now("delete", self.command(&self.bundle.join(log::FILE), words)).map(drop)
+    }
+
+    /// What the runtime can do, JSON, for the command `-info`. Blocks.
+    pub(crate) fn features_now(&self) -> Result<String, Error> {
+        let (status, printed) = self.call_now("features", Command::new(&self.program).arg("features"))?;
+        if status != 0 || serde_json::from_str::<serde_json::Value>(&printed).is_err() {
+            let message = format!("{} features ended with status {status} and printed no JSON", self.name);
+            return Err(Error::Foreign { operation: "features", message });
+        }
+        Ok(printed)
+    }
+
+    /// Runs one command to its end, for a program that does nothing else. Answers status and output.
+    fn call_now(&self, operation: &'static str, command: Command) -> Result<(u32, String), Error> {
+        let failed = |source: std::io::Error| Error::file("execute", &self.program, source);
+        let printed = memfd().map_err(failed)?;
+        let command = command.inherit_env().borrow_fd(1, printed.as_fd()).map_err(|errno| failed(errno.into()))?;
+        let mut child = Running { child: command.spawn().map_err(|errno| failed(errno.into()))?, ended: false };
         let waited = sys::fs::poll_readable(child.child.pidfd.as_fd(), Some(SHORT));
         if !waited.map_err(|errno| Error::system("wait for the runtime", errno))? {
-            return Err(Error::Deadline { operation: "delete", seconds: SHORT.as_secs() });
+            return Err(Error::Deadline { operation, seconds: SHORT.as_secs() });
         }
-        // Its status says no more than its log: what is left is looked for by the caller.
-        child.reap().map(drop).map_err(|source| Error::file("wait for", &self.program, source))
+        let status = child.reap().map_err(failed)?;
+        Ok((status, read_all(printed).map_err(failed)?))
     }
 }
 

@@ -14,6 +14,7 @@
 //! that comes back later.
 
 mod fifo;
+mod logger;
 mod relay;
 mod uri;
 
@@ -34,6 +35,7 @@ use tokio::task::JoinHandle;
 use crate::error::Error;
 use crate::watch::watch;
 use fifo::{Sink, Source};
+pub(crate) use logger::Logger;
 use relay::TerminalSink;
 use uri::Output;
 
@@ -66,18 +68,36 @@ pub(crate) struct Stdio {
     /// Copying of input.
     input: Option<JoinHandle<()>>,
     console: Option<Arc<AsyncFd<OwnedFd>>>,
+    /// The program that reads the outputs.
+    logger: Option<Arc<logger::Process>>,
 }
 
 impl Stdio {
     /// Opens the streams that a client named, and makes what the process gets. `owner`: see [`Owner`]. With a terminal
-    /// [`Stdio::attach`] follows once it exists. Does not wait for the client.
-    pub(crate) fn open(paths: &StdioPaths, owner: Option<Owner>) -> Result<(Self, ProcessIo), Error> {
+    /// [`Stdio::attach`] follows once it exists. `logger` is what [`Logger::start`] made of the same paths. Does not wait
+    /// for the client.
+    pub(crate) fn open(
+        paths: &StdioPaths,
+        owner: Option<Owner>,
+        logger: Option<Logger>,
+    ) -> Result<(Self, ProcessIo), Error> {
         let mut stdio = Self::default();
+        let mut logger = logger.map(|Logger { stdout, stderr, process }| {
+            stdio.logger = Some(process);
+            (stdout, stderr)
+        });
         let (stdout, stderr) = uri::outputs(paths)?;
         let stdin = uri::input(paths)?.map(|path| fifo::open_source(&path)).transpose()?;
         if paths.terminal {
             stdio.terminal_sink = Some(match stdout {
                 Output::Null | Output::SameAsStdout => TerminalSink::Null,
+                Output::Program => match logger.take() {
+                    Some((stdout, _)) => {
+                        nonblocking(&stdout)?;
+                        TerminalSink::Fifo(stdout)
+                    }
+                    None => TerminalSink::Null,
+                },
                 Output::Append(path) => TerminalSink::File(fifo::open_append(&path)?),
                 Output::Existing(path) => match fifo::open_sink(&path)? {
                     Sink::Other(fd) => TerminalSink::File(fd),
@@ -95,6 +115,9 @@ impl Stdio {
             return Ok((stdio, ProcessIo::Console { size: None }));
         }
         let stdin = stdio.input(stdin, owner)?;
+        if let Some((stdout, stderr)) = logger {
+            return Ok((stdio, ProcessIo::Streams { stdin, stdout, stderr }));
+        }
         let stdout = stdio.output(stdout, None, owner)?;
         let stderr = stdio.output(stderr, Some(&stdout), owner)?;
         Ok((stdio, ProcessIo::Streams { stdin, stdout, stderr }))
@@ -127,7 +150,7 @@ impl Stdio {
         match (output, stdout) {
             (Output::SameAsStdout, Some(stdout)) => rustix::io::fcntl_dupfd_cloexec(stdout, 0)
                 .map_err(|errno| Error::system("duplicate standard output", errno)),
-            (Output::Null | Output::SameAsStdout, _) => fifo::open_null(),
+            (Output::Null | Output::SameAsStdout | Output::Program, _) => fifo::open_null(),
             (Output::Append(path), _) => fifo::open_append(&path),
             (Output::Existing(path), _) => match (fifo::open_sink(&path)?, owner) {
                 (Sink::Other(fd), _) => Ok(fd),
@@ -198,7 +221,7 @@ impl Stdio {
 
     /// What Delete waits for before it closes everything: output on its way from the process to the FIFO.
     pub(crate) fn draining(&mut self) -> Draining {
-        Draining(std::mem::take(&mut self.copying))
+        Draining { copying: std::mem::take(&mut self.copying), logger: self.logger.take() }
     }
 
     /// Copies an output in the background. A failure ends the copying: there is nobody to tell but the client, who
@@ -218,19 +241,29 @@ impl Stdio {
 
 /// Output that is being copied.
 #[derive(Debug)]
-pub(crate) struct Draining(Vec<oneshot::Receiver<()>>);
+pub(crate) struct Draining {
+    copying: Vec<oneshot::Receiver<()>>,
+    logger: Option<Arc<logger::Process>>,
+}
 
 impl Draining {
     /// Waits for the end of the output, at most 10 s: a process that outlives its container's may hold it open
     /// forever.
     pub(crate) async fn finish(self) {
         let all = async {
-            for copying in self.0 {
+            for copying in self.copying {
                 // Nothing is ever sent; the error is the end.
                 let _ = copying.await;
             }
+            if let Some(logger) = &self.logger {
+                logger.finish().await;
+            }
         };
-        let _ = tokio::time::timeout(DRAIN_TIMEOUT, all).await;
+        if tokio::time::timeout(DRAIN_TIMEOUT, all).await.is_err()
+            && let Some(logger) = &self.logger
+        {
+            logger.end().await;
+        }
     }
 }
 

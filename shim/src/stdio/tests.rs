@@ -57,7 +57,7 @@ async fn read_until(reader: &mut File, want: &[u8]) {
 async fn bytes_go_straight_through_and_survive_an_absent_client() {
     let dir = tempfile::tempdir().unwrap();
     let paths = paths(dir.path(), false);
-    let (mut stdio, io) = Stdio::open(&paths, None).unwrap();
+    let (mut stdio, io) = Stdio::open(&paths, None, None).unwrap();
     let (mut stdin, mut stdout, stderr) = streams(io);
     assert!(stdout.metadata().unwrap().file_type().is_fifo());
 
@@ -96,7 +96,7 @@ async fn bytes_go_straight_through_and_survive_an_absent_client() {
 async fn a_live_client_sees_the_end_of_file_before_delete() {
     let dir = tempfile::tempdir().unwrap();
     let paths = paths(dir.path(), false);
-    let (mut stdio, io) = Stdio::open(&paths, None).unwrap();
+    let (mut stdio, io) = Stdio::open(&paths, None, None).unwrap();
     let (stdin, mut stdout, stderr) = streams(io);
     let mut reader = client(&paths.stdout, false);
     stdout.write_all(b"bye").unwrap();
@@ -117,7 +117,7 @@ async fn another_user_gets_pipes_of_his_own() {
     use std::os::unix::fs::MetadataExt as _;
     let dir = tempfile::tempdir().unwrap();
     let paths = paths(dir.path(), false);
-    let (mut stdio, io) = Stdio::open(&paths, Some(Owner { uid: 1234, gid: 99 })).unwrap();
+    let (mut stdio, io) = Stdio::open(&paths, Some(Owner { uid: 1234, gid: 99 }), None).unwrap();
     let (mut stdin, mut stdout, stderr) = streams(io);
     let made = stdout.metadata().unwrap();
     assert_eq!((made.uid(), made.gid()), (1234, 99));
@@ -141,7 +141,7 @@ async fn another_user_gets_pipes_of_his_own() {
 async fn a_terminal_is_copied_to_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let paths = paths(dir.path(), true);
-    let (mut stdio, io) = Stdio::open(&paths, None).unwrap();
+    let (mut stdio, io) = Stdio::open(&paths, None, None).unwrap();
     assert!(matches!(io, ProcessIo::Console { .. }));
     let master = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
     rustix::pty::grantpt(&master).unwrap();
@@ -173,15 +173,47 @@ async fn what_is_not_there_is_an_error_and_files_are_appended_to() {
     let log = dir.path().join("made/for/me.log");
     let mut paths = StdioPaths { stdout: format!("file://{}", log.display()), ..StdioPaths::default() };
     for word in ["one ", "two "] {
-        let (_stdio, io) = Stdio::open(&paths, None).unwrap();
+        let (_stdio, io) = Stdio::open(&paths, None, None).unwrap();
         let (_, mut stdout, mut stderr) = streams(io);
         stdout.write_all(word.as_bytes()).unwrap();
         stderr.write_all(b"err ").unwrap();
     }
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "one err two err ");
     paths.stdout = "/does/not/exist".to_owned();
-    let error = Stdio::open(&paths, None).unwrap_err();
+    let error = Stdio::open(&paths, None, None).unwrap_err();
     assert!(model::render(&error).ends_with("not found"), "{error}");
     paths.stdout = log.display().to_string();
-    assert!(Stdio::open(&paths, None).is_ok());
+    assert!(Stdio::open(&paths, None, None).is_ok());
+}
+
+#[tokio::test]
+async fn a_program_reads_both_outputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("logger");
+    let script = "#!/bin/sh\nprintf x >&5; exec 5>&-\n(cat <&3 > $2.out) & (cat <&4 > $2.err)\nwait\n\
+        echo \"$CONTAINER_NAMESPACE/$CONTAINER_ID $*\" > $2\n";
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let log = dir.path().join("log");
+    for scheme in ["binary", "binary-v2"] {
+        let uri = format!("{scheme}://{}?log={}", program.display(), log.display());
+        let paths = StdioPaths { stdout: uri.clone(), stderr: uri, ..StdioPaths::default() };
+        let logger = Logger::start(&paths, None, "c1", "ns").await.unwrap();
+        let (mut stdio, io) = Stdio::open(&paths, None, logger).unwrap();
+        let ProcessIo::Streams { stdout, stderr, .. } = io else { panic!("streams") };
+        rustix::io::write(&stdout, b"said").unwrap();
+        rustix::io::write(&stderr, b"complained").unwrap();
+        drop((stdout, stderr));
+        stdio.ended();
+        stdio.draining().finish().await;
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!((read("log.out").as_str(), read("log.err").as_str()), ("said", "complained"));
+        assert_eq!(read("log"), format!("ns/c1 log {}\n", log.display()));
+        std::fs::remove_file(&log).unwrap();
+    }
+    for (program, text) in [("/bin/false", "has ended before it was ready"), ("/nonexistent", "No such file")] {
+        let paths = StdioPaths { stdout: format!("binary-v2://{program}"), ..StdioPaths::default() };
+        let error = model::render(&Logger::start(&paths, None, "c1", "ns").await.unwrap_err());
+        assert!(error.contains(text), "{error}");
+    }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use model::record::StdioPaths;
 
+use super::logger::Program;
 use crate::error::Error;
 
 /// Where an output goes.
@@ -17,6 +18,8 @@ pub(crate) enum Output {
     Append(PathBuf),
     /// To where standard output goes, by the same open file.
     SameAsStdout,
+    /// To a program that reads both outputs: see [`program`].
+    Program,
 }
 
 /// Where standard output and standard error go. The scheme of standard output decides for both.
@@ -30,21 +33,45 @@ pub(crate) fn outputs(paths: &StdioPaths) -> Result<(Output, Output), Error> {
             Ok((stdout, if same { Output::SameAsStdout } else { stderr }))
         }
         "file" => Ok((Output::Append(path(rest)), Output::SameAsStdout)),
-        "binary" => Err(Error::Unimplemented(format!(
-            "logging to a program ({}): use a FIFO or file:///path instead",
-            paths.stdout
-        ))),
-        _ => {
-            Err(Error::Stdio { uri: paths.stdout.clone(), problem: "unknown scheme, want a path, fifo:// or file://" })
+        "binary" | "binary-v2" => Ok((Output::Program, Output::Program)),
+        _ => Err(Error::Stdio {
+            uri: paths.stdout.clone(),
+            problem: "unknown scheme, want a path, fifo://, file:// or binary://",
+        }),
+    }
+}
+
+/// The program that the outputs go to, if they do: its path, and the names and values of the query as arguments.
+pub(super) fn program(paths: &StdioPaths) -> Result<Option<Program>, Error> {
+    let (scheme, rest) = split(&paths.stdout);
+    if !matches!(scheme, "binary" | "binary-v2") {
+        return Ok(None);
+    }
+    let program = path(rest);
+    if !program.is_absolute() {
+        return Err(Error::Stdio { uri: paths.stdout.clone(), problem: "the program's path must be absolute" });
+    }
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    let mut arguments = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for word in [name, value] {
+            let bytes = unescape(word.replace('+', " ").as_bytes());
+            let word = String::from_utf8(bytes).map_err(|_| Error::Stdio {
+                uri: paths.stdout.clone(),
+                problem: "the program's arguments are not UTF-8",
+            })?;
+            arguments.push(word);
         }
     }
+    Ok(Some(Program { path: program, arguments, answers: scheme == "binary-v2" }))
 }
 
 /// The FIFO of standard input, if there is one.
 pub(crate) fn input(paths: &StdioPaths) -> Result<Option<PathBuf>, Error> {
     match fifo(&paths.stdin)? {
         Output::Existing(path) => Ok(Some(path)),
-        Output::Null | Output::Append(_) | Output::SameAsStdout => Ok(None),
+        Output::Null | Output::Append(_) | Output::SameAsStdout | Output::Program => Ok(None),
     }
 }
 
@@ -72,6 +99,11 @@ fn split(uri: &str) -> (&str, &str) {
 fn path(rest: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt as _;
     let rest = rest.split_once('?').map_or(rest, |(path, _)| path).as_bytes();
+    PathBuf::from(std::ffi::OsString::from_vec(unescape(rest)))
+}
+
+/// Resolves %XX.
+fn unescape(rest: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(rest.len());
     let mut at = 0;
     while let Some(&byte) = rest.get(at) {
@@ -87,7 +119,7 @@ fn path(rest: &str) -> PathBuf {
             }
         }
     }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+    bytes
 }
 
 #[cfg(test)]
@@ -119,14 +151,28 @@ mod tests {
 
     #[test]
     fn refusals() {
-        for (stdout, stderr, text) in [
-            ("binary:///bin/logger?a=b", "", "not implemented"),
-            ("http://x", "", "unknown scheme"),
-            ("/f/o", "file:///x", "as for standard output"),
-        ] {
+        for (stdout, stderr, text) in
+            [("http://x", "", "unknown scheme"), ("/f/o", "file:///x", "as for standard output")]
+        {
             let error = model::render(&outputs(&paths(stdout, stderr, false)).unwrap_err());
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn programs() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        for (uri, path, arguments, answers) in [
+            ("binary:///bin/logger", "/bin/logger", words(&[]), false),
+            ("binary:///bin/logger?a=b&c", "/bin/logger", words(&["a", "b", "c", ""]), false),
+            ("binary-v2:///bin/my%20logger?_=%2Fx+y", "/bin/my logger", words(&["_", "/x y"]), true),
+        ] {
+            let want = Program { path: PathBuf::from(path), arguments, answers };
+            assert_eq!(program(&paths(uri, uri, false)).unwrap(), Some(want), "{uri}");
+            assert_eq!(outputs(&paths(uri, uri, false)).unwrap(), (Output::Program, Output::Program));
+        }
+        assert_eq!(program(&paths("/f/o", "", false)).unwrap(), None);
+        assert!(program(&paths("binary://logger", "", false)).is_err());
     }
 
     #[test]
