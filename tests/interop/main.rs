@@ -130,6 +130,36 @@ fn a_runtime_that_is_not_there_is_named() {
     assert!(house.shims().is_empty() && house.directory().exists());
 }
 
+/// What a daemon asks before it uses a runtime: the features are those of the one that the options name.
+#[test]
+fn features_are_those_of_the_runtime() {
+    if missing("features_are_those_of_the_runtime", &[RUNC]) {
+        return;
+    }
+    // An Any with runc's options, of which only the name of the binary (field 6) is set.
+    let any = |binary: &str| {
+        let value = [&[0x32, u8::try_from(binary.len()).unwrap()], binary.as_bytes()].concat();
+        let url = "containerd.runc.v1.Options";
+        let head = [&[0x0a, u8::try_from(url.len()).unwrap()], url.as_bytes()].concat();
+        [head, vec![0x12, u8::try_from(value.len()).unwrap()], value].concat()
+    };
+    let info = |binary: &str| {
+        let input = String::from_utf8(any(binary)).unwrap();
+        let shim = testkit::binary("containerd-shim-gantry-v2");
+        testkit::run_with_input(shim, &["-info"], &input).unwrap().ok().stdout
+    };
+    let theirs = testkit::run(RUNC, &["features"]).unwrap().ok().stdout;
+    let theirs: serde_json::Value = serde_json::from_str(&theirs).unwrap();
+    let version = theirs["annotations"]["org.opencontainers.runc.version"].as_str().unwrap();
+    assert!(info(RUNC).contains(version) && !info("runc").contains(version));
+    let absent = testkit::run_with_input(
+        testkit::binary("containerd-shim-gantry-v2"),
+        &["-info"],
+        &String::from_utf8(any("no-runc")).unwrap(),
+    );
+    assert!(absent.unwrap().text().contains("exec: \"no-runc\""));
+}
+
 /// dockerd names `runc` and means no file: that name, and no name, execute none.
 #[test]
 fn bare_runc_runs_no_program() {

@@ -27,8 +27,32 @@ fn run(house: &House) {
     assert!(missing.code != 0 && says_absent(&missing), "{}", missing.text());
     // What failed has left nothing, so its name is free.
     house.run("missing", &["--rm"], &["true"]).ok();
-    let lines = house.run("lines", &["--rm"], &["sh", "-c", "yes 0123456789abcde | head -n 20000"]).ok();
-    assert_eq!(lines.stdout.len(), 20_000 * 16, "no byte of the output is lost");
+    // To a file: ctr itself may close a FIFO before it has read all of it.
+    let log = house.directory().join("lines.log");
+    let uri = format!("file://{}", log.display());
+    house.run("lines", &["-d", "--log-uri", &uri], &["sh", "-c", "yes 0123456789abcde | head -n 20000"]).ok();
+    house.until("lines", "STOPPED");
+    assert_eq!(house.remove("lines"), 0);
+    assert_eq!(std::fs::metadata(log).unwrap().len(), 20_000 * 16, "no byte of the output is lost");
+    logging(house);
+}
+
+/// A program that gets both outputs.
+fn logging(house: &House) {
+    let (program, log) = (house.directory().join("logger"), house.directory().join("logged"));
+    let script = "#!/bin/sh\nexec 5>&-\ncat <&4 > $2.err &\ncat <&3 > $2.out\nwait\n\
+        echo $CONTAINER_NAMESPACE $CONTAINER_ID > $2\n";
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let uri = format!("binary://{}?log={}", program.display(), log.display());
+    house.run("logs", &["-d", "--log-uri", &uri], &["sh", "-c", "echo out; echo err >&2"]).ok();
+    house.until("logs", "STOPPED");
+    assert_eq!(house.remove("logs"), 0);
+    let read = |name: &str| std::fs::read_to_string(house.directory().join(name)).unwrap_or_default();
+    eventually("the program has read all", || {
+        let found = (read("logged.out"), read("logged.err"));
+        if found == ("out\n".to_owned(), "err\n".to_owned()) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
 }
 
 fn exec(house: &House) {
