@@ -4,9 +4,7 @@
 //!
 //! Long waits are shortened; with `GANTRY_LONG_OUTAGES=1` they are as long as in the field: 4 and 30 s.
 
-#[path = "bench/driver.rs"]
-#[expect(dead_code, reason = "the benchmarks use all of it")]
-mod driver;
+mod plain;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,10 +12,9 @@ use std::time::{Duration, Instant};
 use api_grpc::decode::{self, unpack};
 use api_grpc::events::TaskExit;
 use api_grpc::services::events::SubscribeRequest;
-use api_grpc::services::tasks::{GetRequest, ListTasksRequest};
+use api_grpc::services::tasks::{GetRequest, KillRequest, ListTasksRequest, WaitRequest};
 use api_grpc::task_types::Status;
 use client::Client;
-use driver::{IMAGE, Subject};
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::{Containerd, Daemon, Leaks};
 
@@ -70,17 +67,17 @@ impl Machine {
 /// A daemon with the image, and everything that its scenarios need.
 /// Its connection is dropped first: an open one counts as a leak of the daemon.
 struct Stage {
-    subject: Subject,
+    client: Client,
     machine: Machine,
     cgroup: String,
+    root: PathBuf,
     directory: tempfile::TempDir,
 }
 
 impl Stage {
     async fn new(ours: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let image = directory.path().join("busybox.tar");
-        testkit::busybox_image(&image, IMAGE).unwrap();
+        let root = plain::root(directory.path());
         let (machine, cgroup) = if ours {
             let daemon = Daemon::start("outage");
             let cgroup = daemon.cgroup().to_owned();
@@ -89,16 +86,23 @@ impl Stage {
             let peer = Containerd::start(&directory.path().join("containerd"), None).unwrap();
             (Machine::Theirs(peer), format!("/gantry-outage-peer-{}", std::process::id()))
         };
-        let address = machine.address();
-        let name = if ours { "gantryd" } else { "containerd" };
-        let subject = Subject::prepare(name, &address.to_string_lossy(), &cgroup, &image).await.unwrap();
-        Self { subject, machine, cgroup, directory }
+        let client = Client::connect(&machine.address(), "bench").await.unwrap();
+        Self { client, machine, cgroup, root, directory }
     }
 
     /// Starts a container; gives its pid.
     async fn run(&self, id: &str, script: &str) -> u32 {
-        self.subject.create(id, &["sh", "-c", script]).await.unwrap();
-        self.subject.start(id).await.unwrap()
+        let spec = plain::spec(&self.root, &format!("{}/{id}", self.cgroup), &["sh", "-c", script]);
+        plain::run(&self.client, id, &spec, "").await.unwrap()
+    }
+
+    /// Kills a container, waits for its end and removes it, as far as the daemon knows it.
+    async fn end(&self, id: &str) {
+        let kill = KillRequest { container_id: id.into(), signal: 9, all: true, ..KillRequest::default() };
+        let _ = self.client.tasks().kill(kill).await;
+        let wait = WaitRequest { container_id: id.into(), exec_id: String::new() };
+        let _ = self.client.tasks().wait(wait).await;
+        let _ = plain::remove(&self.client, id).await;
     }
 
     /// A connection as soon as somebody serves, and how long that took.
@@ -108,7 +112,7 @@ impl Stage {
             if let Ok(client) = Client::connect(&self.machine.address(), "bench").await
                 && client.tasks().list(ListTasksRequest::default()).await.is_ok()
             {
-                self.subject.client = client;
+                self.client = client;
                 return began.elapsed();
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -118,7 +122,7 @@ impl Stage {
     /// Status and exit code of a task; `None` where the daemon knows none.
     async fn state(&self, id: &str) -> Option<(Status, u32)> {
         let request = GetRequest { container_id: id.into(), exec_id: String::new() };
-        let asked = tokio::time::timeout(PATIENCE, self.subject.client.tasks().get(request)).await.ok()?;
+        let asked = tokio::time::timeout(PATIENCE, self.client.tasks().get(request)).await.ok()?;
         let process = asked.ok()?.into_inner().process?;
         Some((process.status(), process.exit_status))
     }
@@ -126,8 +130,7 @@ impl Stage {
     /// Kills and removes what there is. What the peer has lost is ended by hand.
     async fn clear(mut self, ids: &[&str], pids: &[u32]) {
         for id in ids {
-            let _ = tokio::time::timeout(PATIENCE, self.subject.end(id)).await;
-            let _ = tokio::time::timeout(PATIENCE, self.subject.remove(id)).await;
+            let _ = tokio::time::timeout(PATIENCE, self.end(id)).await;
         }
         if let Machine::Theirs(_) = self.machine {
             for pid in pids {
@@ -266,13 +269,14 @@ fn tasks_are_listed_while_shims_are_stopped() {
             let shims: Vec<u32> = pids.iter().take(frozen).map(|pid| parent(*pid)).collect();
             shims.iter().for_each(|shim| signal(*shim, Signal::STOP));
             let began = Instant::now();
-            let mut tasks = stage.subject.client.tasks();
+            let mut tasks = stage.client.tasks();
             let listing = tasks.list(ListTasksRequest::default());
             let listed = tokio::time::timeout(PATIENCE, listing).await;
             let took = began.elapsed();
+            drop(tasks);
             shims.iter().for_each(|shim| signal(*shim, Signal::CONT));
-            let tasks = listed.ok().and_then(Result::ok).map(|answer| answer.into_inner().tasks).unwrap_or_default();
-            let running = tasks.iter().filter(|task| task.status() == Status::Running).count();
+            let known = listed.ok().and_then(Result::ok).map(|answer| answer.into_inner().tasks).unwrap_or_default();
+            let running = known.iter().filter(|task| task.status() == Status::Running).count();
             let passed = running == ids.len() && took < Duration::from_millis(200);
             let text = format!("{running} of {} RUNNING in {took:.1?}", ids.len());
             stage.clear(&ids, &pids).await;

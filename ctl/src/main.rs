@@ -58,6 +58,9 @@ enum Command {
     Exec(task::Exec),
     /// Send a signal to a container's first process (SIGTERM when none is named).
     Kill(task::Kill),
+    /// Look into a container's task.
+    #[command(subcommand)]
+    Task(task::Command),
     /// Remove a container that has ended; with --force, end it first.
     Rm(container::Rm),
     /// Show the output of a container that was started with `run -d`.
@@ -98,6 +101,7 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
         Command::Ps(ps) => container::ps(&client, &ps).await.map(|()| 0),
         Command::Exec(exec) => task::exec(&client, exec).await,
         Command::Kill(kill) => task::kill(&client, kill).await.map(|()| 0),
+        Command::Task(task::Command::Why { id }) => task::why(&client, &id).await.map(|()| 0),
         Command::Rm(rm) => container::rm(&client, rm).await.map(|()| 0),
         Command::Logs(logs) => log::logs(&client, logs).await.map(|()| 0),
         Command::Events(events) => events::events(&client, events).await.map(|()| 0),

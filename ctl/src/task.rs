@@ -2,18 +2,43 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use api_grpc::services::containers::GetContainerRequest;
+use api_grpc::services::diagnosis::WhyRequest;
 use api_grpc::services::tasks::{
     CloseIoRequest, DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest, ResizePtyRequest,
     StartRequest, WaitRequest,
 };
 use api_grpc::type_url;
-use clap::Args;
+use clap::{Args, Subcommand};
 use client::Client;
 use client::stdio::Fifos;
 use prost_types::Any;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{spec, terminal};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Say how a task ended, or where it is stuck.
+    Why {
+        /// The container.
+        id: String,
+    },
+}
+
+pub(crate) async fn why(client: &Client, id: &str) -> Result<()> {
+    let request = WhyRequest { container_id: id.to_owned() };
+    let lines = match client.diagnosis().why(request).await {
+        Ok(answer) => answer.into_inner().lines,
+        Err(status) if status.code() == tonic::Code::Unimplemented => {
+            bail!("this daemon cannot tell: it is no gantryd")
+        }
+        Err(status) => return Err(status.into()),
+    };
+    for (number, line) in lines.iter().enumerate() {
+        println!("{}{line}", if number == 0 { "" } else { "  " });
+    }
+    Ok(())
+}
 
 #[derive(Args, Debug)]
 pub(crate) struct Exec {

@@ -20,7 +20,7 @@ mod status;
 pub mod type_url;
 
 pub use field::event_field;
-pub use generated::{containerd, google, io, runtimeoptions};
+pub use generated::{containerd, gantry, google, io, runtimeoptions};
 pub use status::{status, status_with};
 
 /// The gRPC services by name, each with its messages, client and server.
@@ -36,6 +36,7 @@ pub mod services {
     pub use crate::generated::containerd::services::snapshots::v1 as snapshots;
     pub use crate::generated::containerd::services::tasks::v1 as tasks;
     pub use crate::generated::containerd::services::version::v1 as version;
+    pub use crate::generated::gantry::diagnosis::v1 as diagnosis;
 }
 
 /// Types that several services share (`containerd.types`).

@@ -2,10 +2,11 @@ use std::path::{Path, PathBuf};
 
 use api_grpc::services::{
     containers::containers_client::ContainersClient, content::content_client::ContentClient,
-    diff::diff_client::DiffClient, events::events_client::EventsClient, images::images_client::ImagesClient,
-    introspection::introspection_client::IntrospectionClient, leases::leases_client::LeasesClient,
-    namespaces::namespaces_client::NamespacesClient, snapshots::snapshots_client::SnapshotsClient,
-    tasks::tasks_client::TasksClient, version::version_client::VersionClient,
+    diagnosis::diagnosis_client::DiagnosisClient, diff::diff_client::DiffClient, events::events_client::EventsClient,
+    images::images_client::ImagesClient, introspection::introspection_client::IntrospectionClient,
+    leases::leases_client::LeasesClient, namespaces::namespaces_client::NamespacesClient,
+    snapshots::snapshots_client::SnapshotsClient, tasks::tasks_client::TasksClient,
+    version::version_client::VersionClient,
 };
 use hyper_util::rt::TokioIo;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -96,6 +97,10 @@ impl Client {
     service!(
         /// Content.
         content, ContentClient
+    );
+    service!(
+        /// What gantryd alone can tell.
+        diagnosis, DiagnosisClient
     );
     service!(
         /// Diff.

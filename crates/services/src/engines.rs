@@ -14,6 +14,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::containers::ContainersService;
 use crate::content::ContentService;
+use crate::diagnosis::DiagnosisService;
 use crate::diff::DiffService;
 use crate::events::EventsService;
 use crate::images::ImagesService;
@@ -139,6 +140,7 @@ pub fn routes(engines: &Engines, limits: Limits) -> (Routes, Health) {
         content::content_server::ContentServer(ContentService { engines: engines.clone() });
         images::images_server::ImagesServer(ImagesService { engines: engines.clone() });
         snapshots::snapshots_server::SnapshotsServer(SnapshotsService { engines: engines.clone() });
+        diagnosis::diagnosis_server::DiagnosisServer(DiagnosisService { engines: engines.clone() });
         diff::diff_server::DiffServer(DiffService { engines: engines.clone() });
         leases::leases_server::LeasesServer(LeasesService { engines: engines.clone() });
         events::events_server::EventsServer(EventsService { engines: engines.clone() });

@@ -15,6 +15,7 @@ mod blocking;
 mod containers;
 mod content;
 mod descriptor;
+mod diagnosis;
 mod diff;
 mod engines;
 mod error;

@@ -227,6 +227,9 @@ impl Actor {
     fn killed(&self, exec_id: &str) -> Exit {
         let pid = self.task.state().process(exec_id).map_or(0, |process| process.pid);
         let exit = Exit { pid, ..unseen(KILLED) };
+        if exec_id.is_empty() {
+            records::note_shim_lost(&self.task.bundle);
+        }
         if let Err(error) = records::write_exit(&self.task.bundle, exec_id, self.context.boot_id, exit) {
             tracing::warn!(id = self.task.id, exec_id, error = %model::render(&error), "an exit cannot be recorded");
         }

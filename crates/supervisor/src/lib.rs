@@ -19,6 +19,7 @@ mod catch_up;
 mod config;
 mod ends;
 mod error;
+mod failures;
 mod forward;
 mod keep;
 mod late;
@@ -38,6 +39,7 @@ mod shim_log;
 mod start;
 mod survey;
 mod task;
+mod why;
 
 pub use adopt::Adopted;
 pub use config::{Config, Timeouts};

@@ -16,6 +16,7 @@ use crate::actor::{Actor, Command, MAILBOX};
 use crate::adopt::{self, Adopted};
 use crate::bootstrap::Dialects;
 use crate::bundle::Layout;
+use crate::failures::Failures;
 use crate::keep::Keeper;
 use crate::late::Publisher;
 use crate::pidfd::Pidfd;
@@ -37,6 +38,7 @@ pub(crate) struct Context {
     pub(crate) layout: Layout,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) registry: Registry,
+    pub(crate) failures: Failures,
     pub(crate) boot_id: &'static str,
     /// Where the containers' cgroups are, if this host has any.
     pub(crate) cgroups: Option<cgroups::Host>,
@@ -121,7 +123,7 @@ impl Registry {
         }
     }
 
-    fn find(&self, namespace: &str, id: &str) -> Result<Arc<Task>, Error> {
+    pub(crate) fn find(&self, namespace: &str, id: &str) -> Result<Arc<Task>, Error> {
         match self.slots().get(namespace).and_then(|tasks| tasks.get(id)) {
             Some(Slot::Task(task)) => Ok(Arc::clone(task)),
             Some(Slot::Reserved | Slot::Removing) | None => Err(Error::TaskNotFound(id.to_owned())),
@@ -166,11 +168,13 @@ impl Supervisor {
             tracing::warn!(error = %model::render(error), "lack of memory is told only when a container ends");
         });
         let cgroups = cgroups.ok();
+        let failures = Failures::read(&config.state);
         Ok(Self {
             context: Arc::new(Context {
                 config,
                 layout,
                 publisher: Publisher::new(journal),
+                failures,
                 registry: Registry::default(),
                 boot_id,
                 cgroups,
@@ -212,8 +216,12 @@ impl Supervisor {
         let creation = tokio::spawn(async move {
             let id = request.id.clone();
             let result = create(&context, &namespace, request).await;
-            if result.is_err() {
-                context.registry.remove(&namespace, &id);
+            match &result {
+                Ok(_) => context.failures.forget(&namespace, &id),
+                Err(error) => {
+                    context.failures.note(&namespace, &id, "creation", model::render(error));
+                    context.registry.remove(&namespace, &id);
+                }
             }
             result
         });
@@ -222,7 +230,14 @@ impl Supervisor {
 
     /// Starts init (empty `exec_id`) or an additional process; returns its pid.
     pub async fn start(&self, namespace: &Namespace, id: &str, exec_id: &str) -> Result<u32, Error> {
-        self.order(namespace, id, "Start", |answer| Command::Start { exec_id: exec_id.to_owned(), answer }).await
+        let started =
+            self.order(namespace, id, "Start", |answer| Command::Start { exec_id: exec_id.to_owned(), answer }).await;
+        if let Err(error @ Error::Shim { .. }) = &started
+            && exec_id.is_empty()
+        {
+            self.context.failures.note(namespace.as_str(), id, "start", model::render(error));
+        }
+        started
     }
 
     /// What is known about init (empty `exec_id`) or an additional process. Never waits.
@@ -256,12 +271,16 @@ impl Supervisor {
         }
         let timeouts = self.context.config.timeouts;
         let limit = if signal == SIGKILL { timeouts.sigkill } else { timeouts.request };
-        match task.shim.kill(exec_id.to_owned(), signal, all, limit).await {
+        let sent = match task.shim.kill(exec_id.to_owned(), signal, all, limit).await {
             Err(Error::Deadline { .. } | Error::Closed { .. }) if signal == SIGKILL => {
                 self.kill_directly(&task, exec_id)
             }
             result => result,
+        };
+        if sent.is_ok() && exec_id.is_empty() {
+            records::note_kill(&task.bundle, signal);
         }
+        sent
     }
 
     fn kill_directly(&self, task: &Task, exec_id: &str) -> Result<(), Error> {
@@ -396,6 +415,10 @@ impl Supervisor {
     #[cfg(test)]
     pub(crate) fn mailbox_closed(&self, namespace: &str, id: &str) -> bool {
         self.context.registry.find(namespace, id).is_ok_and(|task| task.mailbox.is_closed())
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
     }
 
     fn find(&self, namespace: &Namespace, id: &str) -> Result<Arc<Task>, Error> {

@@ -14,6 +14,11 @@ use serde::de::DeserializeOwned;
 use crate::Error;
 use crate::task::Exit;
 
+/// What init was sent last.
+const KILL_FILE: &str = "kill.json";
+/// Its presence says that the shim was lost.
+const LOST_FILE: &str = "shim-lost";
+
 /// What a bundle says about its task.
 #[derive(Clone, Debug)]
 pub(crate) struct Records {
@@ -73,6 +78,32 @@ pub(crate) fn exit(bundle: &Path, exec_id: &str, boot_id: &str) -> Option<Exit> 
         exit_status: record.exit_status,
         exited_at: record.exited_at,
     })
+}
+
+/// The whole exit record of init.
+pub(crate) fn exit_record(bundle: &Path, boot_id: &str) -> Option<ExitRecord> {
+    parse::<ExitRecord>(&exit_path(bundle, "")).filter(|record| record.boot_id == boot_id)
+}
+
+/// Notes for those who ask why: init was sent a signal on request.
+pub(crate) fn note_kill(bundle: &Path, signal: u32) {
+    // Nothing depends on it.
+    let _ = serde_json::to_vec(&(signal, Timestamp::now())).map(|bytes| fs::write(bundle.join(KILL_FILE), bytes));
+}
+
+/// The last signal that init was sent on request, and when.
+pub(crate) fn last_kill(bundle: &Path) -> Option<(i32, Timestamp)> {
+    serde_json::from_slice(&fs::read(bundle.join(KILL_FILE)).ok()?).ok()
+}
+
+/// Notes for those who ask why: the shim has died before it could tell how init ended.
+pub(crate) fn note_shim_lost(bundle: &Path) {
+    let _ = fs::write(bundle.join(LOST_FILE), "");
+}
+
+/// Whether that was so.
+pub(crate) fn is_shim_lost(bundle: &Path) -> bool {
+    bundle.join(LOST_FILE).exists()
 }
 
 /// How many processes of the container the kernel had killed for lack of memory when init ended.
