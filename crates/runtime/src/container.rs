@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 
-use crate::child::Capabilities;
+use crate::child::{Capabilities, Script};
 use crate::hooks::{HookState, state_around_pid};
 use crate::lsm::Labels;
 use crate::plan::Tuning;
@@ -149,18 +149,19 @@ pub(crate) struct StartGate {
     /// `None`: the same as `report`.
     pub(crate) start: Option<OwnedFd>,
     pub(crate) report: OwnedFd,
-    pub(crate) program: String,
+    /// Of the process, as far as errors of the exec need it.
+    pub(crate) script: Script,
 }
 
 impl StartGate {
-    /// The socket that creator and container share; it does not block.
-    pub(crate) fn socket(sync: OwnedFd, program: String) -> Self {
-        Self { start: None, report: sync, program }
+    /// The socket that creator and container share.
+    pub(crate) fn socket(sync: OwnedFd, script: Script) -> Self {
+        Self { start: None, report: sync, script }
     }
 
     fn fifos(gate: Gate, program: String) -> Result<Self, Error> {
         rustix::io::ioctl_fionbio(&gate.report, true).map_err(|errno| Error::Wait { source: errno.into() })?;
-        Ok(Self { start: Some(gate.start), report: gate.report, program })
+        Ok(Self { start: Some(gate.start), report: gate.report, script: Script::only_program(program) })
     }
 }
 
@@ -180,8 +181,8 @@ pub struct Container {
     console: Option<OwnedFd>,
     warnings: Vec<String>,
     /// The way to start it; taken by the start.
-    gate: Option<StartGate>,
-    started: bool,
+    pub(crate) gate: Option<StartGate>,
+    pub(crate) started: bool,
 }
 
 impl Container {
@@ -189,13 +190,11 @@ impl Container {
         remains: Remains,
         cgroup: cgroups::Cgroup,
         host: HostFeatures,
-        (pid, pidfd): (u32, OwnedFd),
+        (identity, pidfd): (ProcessIdentity, OwnedFd),
         console: Option<OwnedFd>,
         warnings: Vec<String>,
-        gate: Option<StartGate>,
-    ) -> Result<Self, Error> {
-        let identity = identity(pid)?;
-        Ok(Self { remains, cgroup, host, identity, pidfd, console, warnings, gate, started: false })
+    ) -> Self {
+        Self { remains, cgroup, host, identity, pidfd, console, warnings, gate: None, started: false }
     }
 
     /// A container that was restored: it runs.
@@ -203,11 +202,11 @@ impl Container {
         remains: Remains,
         cgroup: cgroups::Cgroup,
         host: HostFeatures,
-        process: (u32, OwnedFd),
+        (pid, pidfd): (u32, OwnedFd),
         console: Option<OwnedFd>,
         warnings: Vec<String>,
     ) -> Result<Self, Error> {
-        let created = Self::created(remains, cgroup, host, process, console, warnings, None)?;
+        let created = Self::created(remains, cgroup, host, (identity(pid)?, pidfd), console, warnings);
         Ok(Self { started: true, ..created })
     }
 

@@ -3,6 +3,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use model::record::ProcessIdentity;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{
@@ -68,6 +69,17 @@ pub struct Creating {
     /// What was made there.
     resctrl_groups: Vec<PathBuf>,
     shared_root: Option<SharedRoot>,
+    /// What is kept of the plan, worked out while the child is busy.
+    prepared: Option<Prepared>,
+}
+
+/// What a container consists of besides its process and its cgroup.
+#[derive(Debug)]
+struct Prepared {
+    remains: Remains,
+    /// Those of the plan.
+    warnings: Vec<String>,
+    identity: ProcessIdentity,
 }
 
 /// A cloned process as its parent sees it while it sets itself up. Dropping it kills and reaps the process.
@@ -114,10 +126,10 @@ impl Cloned {
         if !left_out(Defence::Program) {
             script.own_program = OwnProgram::open().ok();
         }
-        let (ours, theirs) =
+        // Theirs is the lower number, next to the other descriptors that only the child needs.
+        let (theirs, ours) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| Error::host("making a socket pair", errno))?;
-        rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| Error::host("preparing a socket", errno))?;
         // SAFETY: this process has one thread, as the caller has checked; the child runs nothing but the script, which ends in
         // an exec or _exit.
         #[expect(unsafe_code, reason = "the one place where a container's process comes to be")]
@@ -129,6 +141,9 @@ impl Cloned {
                 child::run(&script, theirs.as_fd())
             }
             Forked::Parent { pid, pidfd } => {
+                let mut only_theirs = script.take_descriptors();
+                only_theirs.push(theirs);
+                sys::fs::close_all(only_theirs);
                 let (pidfd, intermediate) =
                     if script.fork.is_some() { (None, Some(pidfd)) } else { (Some(pidfd), None) };
                 Ok(Self { script, sync: Some(ours), pid, pidfd, intermediate, console: None, warnings: Vec::new() })
@@ -147,7 +162,7 @@ impl Cloned {
             let mut bytes = [0; MESSAGE_BYTES];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::CMSG_CLOEXEC;
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
             let length = match rustix::net::recvmsg(sync, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
                 Ok(message) => message.bytes,
                 Err(Errno::AGAIN) => return Ok(Said::Nothing),
@@ -209,6 +224,12 @@ impl Cloned {
             cgroup.add_process(self.pid).map_err(failed)?;
             return self.tell();
         }
+        let sent = Self::send_entrances(sync, &entrances);
+        sys::fs::close_all(entrances);
+        sent
+    }
+
+    fn send_entrances(sync: &OwnedFd, entrances: &[OwnedFd]) -> Result<(), Error> {
         let entrances: Vec<BorrowedFd<'_>> = entrances.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ENTRANCES_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -254,6 +275,14 @@ impl Cloned {
     }
 }
 
+impl Cloned {
+    /// What is left of the script, for the errors of the exec. What it holds of others is of no use any more.
+    fn take_script(&mut self) -> Script {
+        let script = std::mem::replace(&mut self.script, Script::empty());
+        if script.has_descriptors() { Script::only_program(script.program) } else { script }
+    }
+}
+
 impl Drop for Cloned {
     fn drop(&mut self) {
         self.kill();
@@ -265,11 +294,23 @@ impl Creating {
     ///
     /// With a [`Gate`] the container is started through it, from any process; without, by [`Container::start`].
     pub fn begin(
+        plan: Plan,
+        host: &HostFeatures,
+        rootfs: Rootfs,
+        io: ProcessIo,
+        gate: Option<Gate>,
+    ) -> Result<Self, Error> {
+        Self::begin_with(plan, host, rootfs, io, gate, false)
+    }
+
+    /// `silent`: the child does not tell when it is set up, see [`Creating::launch`].
+    fn begin_with(
         mut plan: Plan,
         host: &HostFeatures,
         rootfs: Rootfs,
         io: ProcessIo,
         gate: Option<Gate>,
+        silent: bool,
     ) -> Result<Self, Error> {
         check_threads()?;
         crate::lsm::label_mounts(&mut plan);
@@ -287,8 +328,9 @@ impl Creating {
         let born = sys::features().clone_into_cgroup && may_be_born_in_cgroup(&plan) && !left_out(Defence::Cgroup);
         let join = if born { guard.made.as_ref().and_then(cgroups::Cgroup::join_fd) } else { None };
         let born_in_cgroup = join.is_some();
-        let Assembled { script, clone_flags, network, awaits_admission } =
+        let Assembled { mut script, clone_flags, network, awaits_admission } =
             assemble(&plan, host, rootfs, io, gate, born_in_cgroup)?;
+        script.silence(silent);
         let admission = Admission {
             uid_map: plan.spaces.uid_map.clone(),
             gid_map: plan.spaces.gid_map.clone(),
@@ -322,11 +364,15 @@ impl Creating {
             resctrl,
             resctrl_groups: Vec::new(),
             shared_root,
+            prepared: None,
             process,
         };
         creating.watch_hooks()?;
         if creating.process.pidfd.is_some() {
             creating.admit()?;
+            if creating.events.is_none() {
+                creating.prepared = Some(creating.prepare()?);
+            }
         }
         Ok(creating)
     }
@@ -387,31 +433,115 @@ impl Creating {
         Error::Died { during: during.to_owned() }
     }
 
-    fn finish(&mut self) -> Result<Container, Error> {
-        let missing = || Error::Wait { source: Errno::INVAL.into() };
-        self.keeper = None;
+    /// When neither hooks nor the child need the plan any more.
+    fn prepare(&mut self) -> Result<Prepared, Error> {
         let plan = self.plan.take().ok_or_else(missing)?;
+        let (remains, warnings) = Remains::of(plan);
+        Ok(Prepared { remains, warnings, identity: crate::container::identity(self.process.pid)? })
+    }
+
+    /// The container as far as the parent knows it, and its process with the way to it.
+    fn take(&mut self) -> Result<(Container, Cloned), Error> {
+        self.keeper = None;
+        let prepared = match self.prepared.take() {
+            Some(prepared) => prepared,
+            None => self.prepare()?,
+        };
+        let Prepared { mut remains, mut warnings, identity } = prepared;
         let cgroup = self.cgroup.take().ok_or_else(missing)?;
-        let program = plan.process.program_name();
-        let (mut remains, process_warnings) = Remains::of(plan);
         remains.resctrl_groups = std::mem::take(&mut self.resctrl_groups);
         remains.shared_root = self.shared_root.take();
-        let mut warnings = process_warnings;
         warnings.append(&mut self.process.warnings);
-        let gate = self.process.sync.take().filter(|_| !self.gated).map(|sync| StartGate::socket(sync, program));
         let pidfd = self.process.pidfd.take().ok_or_else(missing)?;
-        // Descriptors of mounts and namespaces are of no use any more.
-        self.process.script = Script::empty();
-        Container::created(
-            remains,
-            cgroup,
-            self.host.clone(),
-            (self.process.pid, pidfd),
-            self.process.console.take(),
-            warnings,
-            gate,
-        )
+        let console = self.process.console.take();
+        let script = std::mem::replace(&mut self.process.script, Script::empty());
+        let process = Cloned {
+            script,
+            sync: self.process.sync.take(),
+            pid: self.process.pid,
+            pidfd: None,
+            intermediate: None,
+            console: None,
+            warnings: Vec::new(),
+        };
+        let host = self.host.clone();
+        let container = Container::created(remains, cgroup, host, (identity, pidfd), console, warnings);
+        Ok((container, process))
     }
+
+    fn finish(&mut self) -> Result<Container, Error> {
+        let (mut container, mut process) = self.take()?;
+        let sync = process.sync.take().filter(|_| !self.gated);
+        container.gate = sync.map(|sync| StartGate::socket(sync, process.take_script()));
+        Ok(container)
+    }
+
+    /// Makes a container that is started by who makes it, in one go: the child waits for one word only, which
+    /// [`Launching::release`] gives. For plans that say so ([`Plan::can_be_launched`]).
+    ///
+    /// What comes back is a container whose process sets itself up, and what hears of it.
+    pub fn launch(
+        plan: Plan,
+        host: &HostFeatures,
+        rootfs: Rootfs,
+        io: ProcessIo,
+    ) -> Result<(Container, Launching), Error> {
+        if !plan.can_be_launched() {
+            return Err(Error::State { operation: "launch", status: "needs to be created first" });
+        }
+        let mut creating = Self::begin_with(plan, host, rootfs, io, None, true)?;
+        let (mut container, process) = creating.take()?;
+        container.started = true;
+        Ok((container, Launching { process }))
+    }
+}
+
+/// A container on its way from the clone to its program. Finished when the program runs; gives what was asked for but
+/// could not be done. Dropping it leaves the process to the container.
+#[derive(Debug)]
+pub struct Launching {
+    process: Cloned,
+}
+
+impl Launching {
+    /// Lets the program run as soon as the process is set up.
+    pub fn release(&self) -> Result<(), Error> {
+        self.process.tell()
+    }
+}
+
+impl Operation for Launching {
+    type Output = Vec<String>;
+
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.process.poll_fd().unwrap_or(rustix::fs::CWD)
+    }
+
+    fn waits(&self) -> bool {
+        true
+    }
+
+    fn advance(&mut self) -> Result<Option<Vec<String>>, Error> {
+        match self.process.listen()? {
+            Said::Nothing => Ok(None),
+            // Gone without a word: by the exec, or for good.
+            Said::Closed => {
+                let pid = self.process.pid;
+                let ended = matches!(sys::process::peek_pid(pid), Ok(Some(_)));
+                if ended && matches!(sys::process::has_executed(pid), Ok(false)) {
+                    return Err(Error::Died { during: "its set-up".to_owned() });
+                }
+                Ok(Some(std::mem::take(&mut self.process.warnings)))
+            }
+            Said::Forked | Said::HooksDue | Said::Listener(_) | Said::Ready => {
+                Err(Error::Wait { source: Errno::PROTO.into() })
+            }
+        }
+    }
+}
+
+fn missing() -> Error {
+    Error::Wait { source: Errno::INVAL.into() }
 }
 
 impl Operation for Creating {
@@ -424,6 +554,10 @@ impl Operation for Creating {
             // Finished: nothing will happen any more.
             (None, None) => rustix::fs::CWD,
         }
+    }
+
+    fn waits(&self) -> bool {
+        self.hooks.is_none() && self.process.sync.is_some()
     }
 
     fn advance(&mut self) -> Result<Option<Container>, Error> {

@@ -250,7 +250,7 @@ impl Execing {
         loop {
             if self.ready {
                 let Some(sync) = self.process.poll_fd() else { return self.finish().map(Some) };
-                if !hear_exec(sync, &self.process.script)? {
+                if !hear_exec(sync, true, &self.process.script)? {
                     return Ok(None);
                 }
                 return self.finish().map(Some);

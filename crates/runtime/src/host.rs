@@ -55,7 +55,7 @@ impl HostFeatures {
             cgroups,
             capabilities: sets.permitted,
             capabilities_known: sys::caps::known(),
-            rootless: !(initial && rustix::process::geteuid().is_root()),
+            rootless: !(initial && sys::process::effective_user() == 0),
             mounts: sets.effective & (1 << SYS_ADMIN) != 0,
             device_nodes: sets.effective & (1 << MKNOD) != 0 && initial,
             kcore: std::path::Path::new("/proc/kcore").exists(),

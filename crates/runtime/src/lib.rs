@@ -49,7 +49,7 @@ mod shared;
 
 pub use checkpoint::{CgroupMode, CheckpointOptions, Checkpointing, CriuOptions, Parents, RestoreOptions, Restoring};
 pub use container::{Container, ScopeState, State, Status};
-pub use create::{Creating, Rootfs};
+pub use create::{Creating, Launching, Rootfs};
 pub use error::Error;
 pub use exec::{ExecOptions, ExecProcess, Execing, SubCgroup};
 pub use features::features;
@@ -69,6 +69,11 @@ pub trait Operation {
     /// Readable when [`Operation::advance`] can do something. The same descriptor for the operation's whole life.
     fn poll_fd(&self) -> BorrowedFd<'_>;
 
+    /// Whether there is nothing to do before [`Operation::poll_fd`] is readable: an `advance` would be in vain.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Goes on as far as possible without waiting. `None`: poll again. Must not be called again after it returned
     /// anything else.
     fn advance(&mut self) -> Result<Option<Self::Output>, Error>;
@@ -76,10 +81,12 @@ pub trait Operation {
 
 /// Drives an operation to its end, waiting for it.
 pub fn wait<O: Operation>(operation: &mut O) -> Result<O::Output, Error> {
+    let mut waits = operation.waits();
     loop {
-        if let Some(output) = operation.advance()? {
+        if !waits && let Some(output) = operation.advance()? {
             return Ok(output);
         }
+        waits = false;
         let mut poll = [rustix::event::PollFd::from_borrowed_fd(operation.poll_fd(), rustix::event::PollFlags::IN)];
         match rustix::event::poll(&mut poll, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -4,17 +4,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use crate::child::{MESSAGE_BYTES, RECORD_BYTES, Record, Script};
 use crate::container::{StartGate, ended};
 use crate::hooks::HookRunner;
 use crate::{Container, Error, Operation, SharedRoot, describe};
 
-/// Hears how an exec goes: the end of the file means that the program runs. The descriptor must not block.
-pub(crate) fn hear_exec(report: BorrowedFd<'_>, script: &Script) -> Result<bool, Error> {
+/// Hears how an exec goes: the end of the file means that the program runs. A descriptor that is no socket must not
+/// block.
+pub(crate) fn hear_exec(report: BorrowedFd<'_>, is_socket: bool, script: &Script) -> Result<bool, Error> {
     let mut bytes = [0; MESSAGE_BYTES];
     loop {
-        return match rustix::io::read(report, &mut bytes) {
+        let heard = if is_socket {
+            rustix::net::recv(report, &mut bytes, RecvFlags::DONTWAIT).map(|(length, _)| length)
+        } else {
+            rustix::io::read(report, &mut bytes)
+        };
+        return match heard {
             Ok(0) | Err(Errno::CONNRESET) => Ok(true),
             Ok(length) => match bytes.get(..length).and_then(Record::from_bytes) {
                 Some(record) => {
@@ -37,6 +44,8 @@ pub struct Starting {
     /// Of the container; only with hooks.
     init: Option<OwnedFd>,
     report: Option<OwnedFd>,
+    /// Whether that is the socket of the creator.
+    is_socket: bool,
     script: Script,
     hooks: Option<HookRunner>,
     events: Option<OwnedFd>,
@@ -48,7 +57,8 @@ impl Starting {
         let mut starting = Self {
             init: None,
             report: Some(gate.report),
-            script: Script::only_program(gate.program),
+            is_socket: gate.start.is_none(),
+            script: gate.script,
             hooks: None,
             events: None,
         };
@@ -84,9 +94,13 @@ impl Operation for Starting {
         }
     }
 
+    fn waits(&self) -> bool {
+        self.report.is_some()
+    }
+
     fn advance(&mut self) -> Result<Option<()>, Error> {
         if let Some(report) = &self.report {
-            if !hear_exec(report.as_fd(), &self.script)? {
+            if !hear_exec(report.as_fd(), self.is_socket, &self.script)? {
                 return Ok(None);
             }
             self.report = None;

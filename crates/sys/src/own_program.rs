@@ -65,6 +65,11 @@ impl OwnProgram {
         Ok(Self { mount, file, segments, count })
     }
 
+    /// What it holds, for somebody else to close.
+    pub fn into_descriptors(self) -> [OwnedFd; 2] {
+        [self.mount, self.file]
+    }
+
     /// Lets go of the program's file. Neither allocates nor locks. After an error the process can go on, still with the
     /// program in reach.
     ///

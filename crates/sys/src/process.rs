@@ -109,6 +109,28 @@ pub fn has_root_ids() -> bool {
     value(libc::AT_PAGESZ) != 0 && told.into_iter().all(|kind| value(kind) == 0)
 }
 
+/// Closes all descriptors from `first` to `last`, which the caller owned.
+pub(crate) fn close_range(first: i32, last: i32) {
+    let arguments = [first.unsigned_abs() as usize, last.unsigned_abs() as usize, 0, 0, 0];
+    // SAFETY: the caller has given up the ownership of these numbers; whoever has the call never fails for them.
+    let _ = unsafe { syscall::call(NATIVE.numbers.close_range, arguments) };
+}
+
+/// The effective user of this process when its program was started, as the kernel told the program.
+pub fn effective_user() -> u32 {
+    // SAFETY: asks for a value of the auxiliary vector.
+    u32::try_from(unsafe { libc::getauxval(libc::AT_EUID) }).unwrap_or(u32::MAX)
+}
+
+/// Whether a process that was forked has executed a program since. Works for one that has ended and is not reaped.
+pub fn has_executed(pid: u32) -> Result<bool> {
+    /// `PF_FORKNOEXEC` of the kernel, in field 9.
+    const FORKED_ONLY: u64 = 0x40;
+    let stat = read_stat(pid)?;
+    let flags: u64 = stat_field(&stat, 9).and_then(|field| field.parse().ok()).ok_or(Errno::PROTO)?;
+    Ok(flags & FORKED_ONLY == 0)
+}
+
 /// How many threads the calling process has.
 pub fn thread_count() -> Result<usize> {
     let status = fs::read_small(CWD, "/proc/self/status")?;
@@ -120,7 +142,7 @@ pub fn thread_count() -> Result<usize> {
 }
 
 fn read_stat(pid: u32) -> Result<String> {
-    fs::read_small(CWD, format!("/proc/{pid}/stat"))
+    fs::read_short(CWD, format!("/proc/{pid}/stat"))
         .map_err(|errno| if errno == Errno::NOENT { Errno::SRCH } else { errno })
 }
 
@@ -170,6 +192,12 @@ pub fn wait(pidfd: BorrowedFd<'_>) -> Result<Exited> {
 /// no child. Does not block.
 pub fn peek_any() -> Result<Option<Exited>> {
     none_without_children(waitid(Who::Any, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG))
+}
+
+/// Looks at the end of the child with this pid without reaping it: `None` while it lives. Does not block. Sure only for
+/// a child that nobody else reaps.
+pub fn peek_pid(pid: u32) -> Result<Option<Exited>> {
+    waitid(Who::Pid(pid), libc::WEXITED | libc::WNOWAIT | libc::WNOHANG)
 }
 
 /// Reaps the child with this pid if it has ended. Does not block. Sure only for a child that nobody else reaps.
@@ -276,6 +304,20 @@ mod tests {
         assert_eq!(waitid_pidfd_peek(child.pidfd.as_fd()).unwrap(), Some(seen));
         assert_eq!(reap(child.pidfd.as_fd()).unwrap(), Some(seen));
         assert_eq!(reap(child.pidfd.as_fd()).unwrap_err(), Errno::CHILD);
+    }
+
+    #[test]
+    fn a_fork_is_told_from_a_program() {
+        use crate::clone::{Forked, exit_now, fork};
+        // SAFETY: the child calls _exit and nothing else.
+        let Forked::Parent { pid, pidfd } = (unsafe { fork(0, None) }).unwrap() else { exit_now(0) };
+        fs::poll_readable(pidfd.as_fd(), Some(Duration::from_secs(30))).unwrap();
+        assert!(!has_executed(pid).unwrap());
+        wait(pidfd.as_fd()).unwrap();
+        let child = Command::new("/bin/true").spawn().unwrap();
+        fs::poll_readable(child.pidfd.as_fd(), Some(Duration::from_secs(30))).unwrap();
+        assert!(has_executed(child.pid).unwrap());
+        wait(child.pidfd.as_fd()).unwrap();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use oci::Spec;
-use runtime::{Container, Creating, HostFeatures, Plan, PlanOptions, Rootfs, Status, wait};
+use runtime::{Container, Creating, HostFeatures, Launching, Plan, PlanOptions, Rootfs, Status, wait};
 use rustix::fs::{Mode, OFlags};
 
 use super::args::{Flag, Global, Words, option, switch};
@@ -146,7 +146,8 @@ impl Making {
         Ok(Self { entry, host, plan, rootfs, links, notify, spec })
     }
 
-    fn create(self, global: &Global, gated: bool) -> core::result::Result<Made, Error> {
+    /// `gated`: started by another process later. `launched`: started at once, where that can be.
+    fn create(self, global: &Global, gated: bool, launched: bool) -> core::result::Result<Made, Error> {
         let Self { entry, host, plan, rootfs, links, notify, spec } = self;
         if let Some(flags) = plan.filter_flags() {
             log::debug(global, || format!("seccomp filter flags: {flags}"));
@@ -154,11 +155,16 @@ impl Making {
         let streams = console::streams(plan.terminal());
         let make = || {
             let io = console::own_io(plan.terminal());
+            // What nobody has to look at before it is started is started as soon as it is there.
+            if !gated && launched && notify.is_none() && plan.can_be_launched() {
+                let (container, launching) = Creating::launch(plan, &host, Rootfs::Path(rootfs), io)?;
+                return Ok((container, Some(launching)));
+            }
             let gate = gated.then(|| entry.gate()).transpose()?;
             let mut creating = Creating::begin(plan, &host, Rootfs::Path(rootfs), io, gate)?;
-            Ok(wait(&mut creating)?)
+            Ok((wait(&mut creating)?, None))
         };
-        let container: Container = make().inspect_err(|_: &Error| {
+        let (container, launching): (Container, _) = make().inspect_err(|_: &Error| {
             let _ = entry.remove();
         })?;
         log::warnings(global, container.warnings());
@@ -166,10 +172,10 @@ impl Making {
         let saved = Saved {
             state: container.state(),
             created: super::clock::now(),
-            owner: rustix::process::geteuid().as_raw(),
+            owner: sys::process::effective_user(),
             streams,
         };
-        Ok(Made { container, entry, saved, links, notify, spec })
+        Ok(Made { container, launching, entry, saved, links, notify, spec })
     }
 }
 
@@ -188,6 +194,8 @@ fn real_directory(path: &str) -> std::io::Result<PathBuf> {
 /// A container that exists and whose program does not run yet.
 struct Made {
     container: Container,
+    /// What lets the program run, if the container was made to be started at once.
+    launching: Option<Launching>,
     entry: Entry,
     saved: Saved,
     links: Links,
@@ -197,7 +205,7 @@ struct Made {
 
 fn create(global: &Global, words: Words) -> Result {
     let Made { mut container, entry, saved, links, spec, .. } =
-        Making::new(global, &words, true)?.create(global, true)?;
+        Making::new(global, &words, true)?.create(global, true, false)?;
     let finish = || {
         entry.save(&saved, &spec, &container)?;
         let master = container.take_console();
@@ -265,8 +273,8 @@ fn start(global: &Global, words: Words) -> Result {
 fn run(global: &Global, words: Words) -> Result {
     let detach = words.has("detach");
     let watch = if detach { None } else { Some(console::watch_signals()?) };
-    let Made { mut container, entry, mut saved, links, mut notify, spec } =
-        Making::new(global, &words, detach)?.create(global, false)?;
+    let Made { mut container, launching, entry, mut saved, links, mut notify, spec } =
+        Making::new(global, &words, detach)?.create(global, false, true)?;
     if !detach && !words.has("no-subreaper") {
         // What the container leaves behind is ours to reap, not the caller's.
         let _ = sys::process::set_subreaper();
@@ -282,7 +290,13 @@ fn run(global: &Global, words: Words) -> Result {
         let own = links.hand_over(master, container.pidfd())?;
         let terminal = own.map(Terminal::new).transpose()?;
         write_pid(&words, container.pid())?;
-        wait(&mut container.start()?)?;
+        match launching {
+            Some(mut launching) => {
+                launching.release()?;
+                log::warnings(global, &wait(&mut launching)?);
+            }
+            None => wait(&mut container.start()?)?,
+        }
         Ok(terminal)
     };
     let terminal = match begin() {

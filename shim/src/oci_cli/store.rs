@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci::Spec;
@@ -156,9 +155,9 @@ impl Entry {
         let mut document = super::libcontainer::state(saved, spec, container);
         document["gantry"] = serde_json::to_value(saved).map_err(refused)?;
         let text = serde_json::to_vec(&document).map_err(refused)?;
-        let directory = self.directory()?;
-        sys::fs::write_atomic(directory.as_fd(), STATE, &text, 0o600)
-            .map_err(|errno| Error::io(format!("writing {}", self.path.join(STATE).display()), errno))
+        let path = self.path.join(STATE);
+        sys::fs::replace_file(&path, &text, 0o600)
+            .map_err(|errno| Error::io(format!("writing {}", path.display()), errno))
     }
 
     /// Keeps a copy of the specification, in a directory that is new: nobody reads it before there is a record.
@@ -170,12 +169,6 @@ impl Entry {
             .open(&path)
             .and_then(|mut file| io::Write::write_all(&mut file, json))
             .map_err(|source| Error::io(format!("writing {}", path.display()), source))
-    }
-
-    fn directory(&self) -> Result<OwnedFd, Error> {
-        File::open(&self.path)
-            .map(OwnedFd::from)
-            .map_err(|source| Error::io(format!("opening {}", self.path.display()), source))
     }
 
     pub(crate) fn saved(&self) -> Result<Saved, Error> {

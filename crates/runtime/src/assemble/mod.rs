@@ -360,6 +360,7 @@ pub(crate) fn process(plan: &ProcessPlan, host: &HostFeatures, stdio: Stdio) -> 
         own_program: host.own_program,
         gate: None,
         at_once: false,
+        silent: false,
         start_hooks: Vec::new(),
     })
 }

@@ -37,7 +37,7 @@ impl<'script> Child<'script> {
         if step.target.as_c_str() != c"proc" {
             match &step.what {
                 What::Filesystem(_) => self.ground.mounted(step, made),
-                What::Detached(_) | What::Bind(_) | What::Legacy(_) => {
+                What::Detached(_) | What::Bind(_) | What::Legacy(_) | What::Taken => {
                     self.ground.mounted(step, None);
                     made.into_iter().for_each(|mount| self.scratch.put(mount));
                 }
@@ -45,13 +45,14 @@ impl<'script> Child<'script> {
             return Ok(());
         }
         // Without a descriptor of the new mount, of what is there now, if it is a procfs.
+        let fresh = matches!(&step.what, What::Filesystem(made) if made.kind.as_c_str() == c"proc");
+        self.procfs_bare = fresh && step.instead.is_none() && made.is_some();
         let found = match made {
             Some(mount) => mount,
             None => path::open(self.root()?, &step.target, OFlags::DIRECTORY)?,
         };
-        let procfs = mounts::is_procfs(found.as_fd())?;
+        let procfs = self.procfs_bare || mounts::is_procfs(found.as_fd())?;
         self.procfs = Some(found).filter(|_| procfs && !left_out(Defence::ProcMasks));
-        self.procfs_bare = matches!(step.what, What::Filesystem(_)) && step.instead.is_none();
         Ok(())
     }
 

@@ -253,7 +253,7 @@ impl<'script> Child<'script> {
             Step::Hide => creds::hide(),
             Step::Hostname(name) => spaces::set_hostname(name),
             Step::Domainname(name) => spaces::set_domainname(name),
-            Step::Loopback => spaces::loopback_up(),
+            Step::Loopback => spaces::loopback_up(&self.scratch),
             Step::Propagation(flags) => {
                 self.apart = flags & libc::MS_REC != 0 && flags & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0;
                 mounts::propagate(*flags)
@@ -433,6 +433,7 @@ impl<'script> Child<'script> {
                 for entrance in entrances {
                     // 0 is the writer itself, whatever its pid is in its own namespace.
                     rustix::io::write(&entrance, b"0")?;
+                    self.scratch.put(entrance);
                     missing = missing.saturating_sub(1);
                 }
             }

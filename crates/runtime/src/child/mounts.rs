@@ -111,6 +111,7 @@ fn mount_what(site: Site<'_>, step: &MountStep, what: &What) -> Result<Option<Ow
                     return Ok(made);
                 }
             }
+            What::Taken => return Err(Errno::BADF),
             What::Filesystem(filesystem) => {
                 let mount = made.insert(make(site.scratch, filesystem, None)?);
                 if spot.attach(mount.as_fd()).is_ok() {
@@ -124,6 +125,7 @@ fn mount_what(site: Site<'_>, step: &MountStep, what: &What) -> Result<Option<Ow
     let mount = match (what, &mut made) {
         (_, Some(mount)) => OwnedFd::as_fd(mount),
         (What::Detached(mount), None) => mount.as_fd(),
+        (What::Taken, None) => return Err(Errno::BADF),
         (What::Bind(bind), None) => OwnedFd::as_fd(made.insert(make_bind(bind)?)),
         (What::Filesystem(filesystem), None) => {
             let fresh = make(site.scratch, filesystem, place.mode(step)?)?;

@@ -99,7 +99,9 @@ impl Child<'_> {
             }
             _ => false,
         };
-        self.send(Kind::Ready, 0, 0);
+        if !process.silent {
+            self.send(Kind::Ready, 0, 0);
+        }
         let (start, report) = match &process.gate {
             Some((start, report)) => (start.as_fd(), report.as_fd()),
             None => (self.sync, self.sync),
@@ -182,7 +184,14 @@ impl Child<'_> {
             return None;
         }
         if own.is_none() {
-            *own = open_null(&self.scratch);
+            *own = match self.ground.own_directory(c"dev") {
+                // Made by this process, in a place that nobody else has been in.
+                Some(place) => {
+                    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+                    rustix::fs::openat(place, c"null", flags, Mode::empty()).ok().filter(|null| is_null(null.as_fd()))
+                }
+                None => open_null(&self.scratch),
+            };
         }
         own.as_ref().map(AsFd::as_fd)
     }

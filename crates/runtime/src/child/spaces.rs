@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::scratch::Scratch;
+
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
 }
@@ -81,7 +83,7 @@ pub(super) fn set_domainname(name: &[u8]) -> Result<(), Errno> {
 }
 
 /// Brings up `lo`, the only interface of a new network namespace.
-pub(super) fn loopback_up() -> Result<(), Errno> {
+pub(super) fn loopback_up(scratch: &Scratch) -> Result<(), Errno> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     // SAFETY: all zeroes is a valid ifreq.
@@ -94,5 +96,7 @@ pub(super) fn loopback_up() -> Result<(), Errno> {
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which is there.
     #[expect(unsafe_code, reason = "interface flags are set by ioctl")]
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if result == 0 { Ok(()) } else { Err(last_errno()) }
+    let outcome = if result == 0 { Ok(()) } else { Err(last_errno()) };
+    scratch.put(socket);
+    outcome
 }

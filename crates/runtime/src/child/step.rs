@@ -49,6 +49,50 @@ impl Script {
         }
     }
 
+    /// Whether the program's process says nothing before its exec.
+    pub(crate) fn silence(&mut self, silent: bool) {
+        if let Some(Step::Process(process)) = self.steps.last_mut() {
+            process.silent = silent;
+        }
+    }
+
+    /// Takes out the descriptors that only the child needs: of mounts, streams and the way to start.
+    pub(crate) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        let mut taken = Vec::from_iter(self.null.take());
+        taken.extend(self.own_program.take().into_iter().flat_map(OwnProgram::into_descriptors));
+        for step in &mut self.steps {
+            if let Step::Root(tree) = step
+                && matches!(tree, RootTree::Detached { .. })
+            {
+                let nothing = RootTree::Path { directory: CString::default(), propagation: 0 };
+                if let RootTree::Detached { mount, .. } = std::mem::replace(tree, nothing) {
+                    taken.push(mount);
+                }
+            } else if let Step::Mount(step) = step
+                && matches!(step.what, What::Detached(_))
+            {
+                if let What::Detached(mount) = std::mem::replace(&mut step.what, What::Taken) {
+                    taken.push(mount);
+                }
+            } else if let Step::Process(process) = step {
+                if let Stdio::Streams(streams) = std::mem::replace(&mut process.stdio, Stdio::Inherited) {
+                    taken.extend(streams);
+                }
+                taken.extend(process.gate.take().into_iter().flat_map(|(start, report)| [start, report]));
+            }
+        }
+        taken
+    }
+
+    /// Whether there are others: of namespaces, processes and roots.
+    pub(crate) fn has_descriptors(&self) -> bool {
+        let mapped = |step: &Step| matches!(step, Step::Mount(step) if matches!(&step.what, What::Bind(Bind { id_map: Some(_), .. })));
+        let joins = |step: &Step| {
+            matches!(step, Step::Join { .. } | Step::JoinDeferred(_) | Step::JoinProcess { .. } | Step::EnterRoot(_))
+        };
+        self.intermediate.iter().chain(&self.steps).any(|step| joins(step) || mapped(step))
+    }
+
     /// A process that does nothing, until it is killed or its parent is gone.
     pub(crate) fn waiting() -> Self {
         Self { steps: vec![Step::Await(Awaited::Admission)], ..Self::empty() }
@@ -235,6 +279,8 @@ pub(crate) enum What {
     Filesystem(Filesystem),
     /// By `mount(2)`.
     Legacy(Legacy),
+    /// In the parent, which has given its descriptor to the child.
+    Taken,
 }
 
 /// A bind, made detached by the child in its own mount namespace.
@@ -383,6 +429,8 @@ pub(crate) struct Process {
     pub(crate) gate: Option<(OwnedFd, OwnedFd)>,
     /// Do not wait: an exec runs at once.
     pub(crate) at_once: bool,
+    /// Do not tell when everything is set up: whoever waits hears of the program.
+    pub(crate) silent: bool,
     pub(crate) start_hooks: Vec<Hook>,
 }
 

@@ -179,6 +179,19 @@ impl Plan {
         self.process.filter.as_ref().map(|filter| filter.flags)
     }
 
+    /// Whether the container can be made and started in one go: nobody has to do anything between, or to be told.
+    pub fn can_be_launched(&self) -> bool {
+        let Hooks { before, create_container, start_container, poststart, poststop: _ } = &self.hooks;
+        let quiet = before.is_empty()
+            && create_container.is_empty()
+            && start_container.is_empty()
+            && poststart.is_empty()
+            && self.process.filter.as_ref().is_none_or(|filter| filter.listener.is_none());
+        let has_program = !self.process.arguments.is_empty();
+        // A scope is held by another process until this one is in it.
+        quiet && has_program && !self.process.terminal && !self.spaces.needs_intermediate() && self.scope.is_none()
+    }
+
     /// Whether the process of the spec wants a terminal.
     pub fn terminal(&self) -> bool {
         self.process.terminal

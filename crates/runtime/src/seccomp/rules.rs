@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
 use oci::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
 use super::arch::{Abi, Multiplexer};
@@ -64,7 +65,7 @@ pub(super) struct Profile<'spec> {
     stub: bool,
     /// Whether a rule asks an agent.
     notifies: bool,
-    fates: HashMap<&'spec str, Fate>,
+    fates: HashMap<&'spec str, Fate, RandomState>,
 }
 
 /// Which action, as `SECCOMP_RET_*` without data.
@@ -155,8 +156,13 @@ impl<'spec> Profile<'spec> {
         }
         let field = "linux.seccomp.defaultErrnoRet";
         let default = action(seccomp.default_action(), seccomp.default_errno_ret(), field)?;
-        let mut profile =
-            Self { default, stub: !permissive(seccomp.default_action()), notifies: false, fates: HashMap::new() };
+        let names = seccomp.syscalls().iter().flatten().map(|entry| entry.names().len()).sum();
+        let mut profile = Self {
+            default,
+            stub: !permissive(seccomp.default_action()),
+            notifies: false,
+            fates: HashMap::with_capacity_and_hasher(names, RandomState::default()),
+        };
         profile.stub &= default != RET_ERRNO | ENOSYS;
         for (index, entry) in seccomp.syscalls().iter().flatten().enumerate() {
             profile.add(entry, &format!("linux.seccomp.syscalls[{index}]"))?;

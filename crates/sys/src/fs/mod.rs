@@ -7,7 +7,7 @@ mod remove;
 mod resolve;
 mod write;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,11 +18,10 @@ use crate::Result;
 
 pub use remove::remove_tree;
 pub use resolve::{create_in_root, mkdir_in_root, mkfile_in_root, open_in_root, parent_in_root};
-pub use write::{fsync_dir, write_atomic, write_durable};
+pub use write::{fsync_dir, replace_file, write_atomic, write_durable};
 
 /// A path under `/proc/self/fd` that names the open file itself, for calls that take only paths.
 pub fn proc_path(fd: BorrowedFd<'_>) -> String {
-    use std::os::fd::AsRawFd;
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
@@ -35,6 +34,34 @@ pub fn reserve(fd: BorrowedFd<'_>, from: u64, length: u64) -> Result<()> {
 /// Gives such room back; bytes of the file that lie in it become zero.
 pub fn release(fd: BorrowedFd<'_>, from: u64, length: u64) -> Result<()> {
     rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE, from, length)
+}
+
+/// Closes descriptors, neighbours in one call.
+pub fn close_all(mut descriptors: Vec<OwnedFd>) {
+    if !crate::features().close_range {
+        return;
+    }
+    descriptors.sort_unstable_by_key(AsRawFd::as_raw_fd);
+    let mut numbers = descriptors.into_iter().map(IntoRawFd::into_raw_fd).peekable();
+    while let Some(first) = numbers.next() {
+        let mut last = first;
+        while let Some(next) = numbers.next_if_eq(&(last + 1)) {
+            last = next;
+        }
+        crate::process::close_range(first, last);
+    }
+}
+
+/// Reads a file of `/proc` that is shorter than 2 KiB and has one record: what the kernel gives of it at once is all.
+pub fn read_short(dir: impl AsFd, path: impl rustix::path::Arg) -> Result<String> {
+    let file = rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())?;
+    let mut bytes = Vec::with_capacity(2048);
+    while let Err(errno) = rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
+        if errno != Errno::INTR {
+            return Err(errno);
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| Errno::ILSEQ)
 }
 
 /// Reads a small file (at most 1 MiB; EFBIG beyond) of `/proc`, `/sys` or our own making as text. EILSEQ where it is
@@ -78,5 +105,34 @@ fn poll(fd: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>) -> Res
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_closed_and_their_neighbours_are_not() {
+        let open = |least| {
+            let file = std::fs::File::open("/dev/null").unwrap();
+            rustix::io::fcntl_dupfd_cloexec(file, least).unwrap()
+        };
+        // Numbers that no other test gets meanwhile.
+        let all: Vec<OwnedFd> = (600..606).map(open).collect();
+        let numbers: Vec<i32> = all.iter().map(AsRawFd::as_raw_fd).collect();
+        let (kept, closed): (Vec<_>, Vec<_>) = all.into_iter().partition(|fd| fd.as_raw_fd() % 3 == 0);
+        let still: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+        close_all(closed);
+        for number in numbers {
+            let open = std::path::Path::new(&format!("/proc/self/fd/{number}")).is_symlink();
+            assert_eq!(open, still.contains(&number), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_short_file_is_read_whole() {
+        let own = read_short(rustix::fs::CWD, "/proc/self/stat").unwrap();
+        assert!(own.ends_with('\n') && own.starts_with(&std::process::id().to_string()), "{own}");
     }
 }

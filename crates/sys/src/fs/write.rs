@@ -3,9 +3,10 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::Result;
@@ -16,12 +17,18 @@ use crate::Result;
 ///
 /// `name` must be a single name (EINVAL). The new file is first written beside it as `.<name>.<pid>.<n>.tmp`.
 pub fn write_atomic(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>, bytes: &[u8], mode: u32) -> Result<()> {
-    replace(dir, name.as_ref(), bytes, mode, false)
+    replace(dir, Path::new(""), name.as_ref(), bytes, mode, false)
+}
+
+/// As [`write_atomic`], for a path that the caller trusts: its directory is not opened.
+pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    replace(CWD, path.parent().unwrap_or(Path::new("")), name, bytes, mode, false)
 }
 
 /// As [`write_atomic`], and returns only when content and name are on disk.
 pub fn write_durable(dir: BorrowedFd<'_>, name: impl AsRef<OsStr>, bytes: &[u8], mode: u32) -> Result<()> {
-    replace(dir, name.as_ref(), bytes, mode, true)?;
+    replace(dir, Path::new(""), name.as_ref(), bytes, mode, true)?;
     fsync_dir(dir)
 }
 
@@ -37,7 +44,8 @@ pub fn fsync_dir(dir: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-fn replace(dir: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32, durable: bool) -> Result<()> {
+/// `place` is below `dir`.
+fn replace(dir: BorrowedFd<'_>, place: &Path, name: &OsStr, bytes: &[u8], mode: u32, durable: bool) -> Result<()> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     if name.is_empty() || matches!(name.as_bytes(), b"." | b"..") || name.as_bytes().contains(&b'/') {
         return Err(Errno::INVAL);
@@ -45,22 +53,22 @@ fn replace(dir: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32, durable: 
     let mut temporary = OsStr::new(".").to_owned();
     temporary.push(name);
     temporary.push(format!(".{}.{}.tmp", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
+    let (temporary, name) = (place.join(temporary), place.join(name));
 
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let create = || rustix::fs::openat(dir, temporary.as_os_str(), flags, Mode::from_raw_mode(mode));
+    let create = || rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(mode));
     let file = match create() {
         // Left by a process of this pid that died here: nobody else uses the name now.
         Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(dir, temporary.as_os_str(), AtFlags::empty())?;
+            rustix::fs::unlinkat(dir, &temporary, AtFlags::empty())?;
             create()?
         }
         result => result?,
     };
-    let result =
-        fill(&file, bytes, mode, durable).and_then(|()| rustix::fs::renameat(dir, temporary.as_os_str(), dir, name));
+    let result = fill(&file, bytes, mode, durable).and_then(|()| rustix::fs::renameat(dir, &temporary, dir, &name));
     if result.is_err() {
         // The error that matters is the first one; a temporary file that stays is swept by its name.
-        let _ = rustix::fs::unlinkat(dir, temporary.as_os_str(), AtFlags::empty());
+        let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
     }
     result
 }
@@ -88,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    fn names(dir: &std::path::Path) -> Vec<String> {
+    fn names(dir: &Path) -> Vec<String> {
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
@@ -100,6 +108,9 @@ mod tests {
         write_durable(dir.as_fd(), "a", b"two", 0o666).unwrap();
         assert_eq!(fs::read(root.path().join("a")).unwrap(), b"two");
         assert_eq!(fs::metadata(root.path().join("a")).unwrap().permissions().mode() & 0o7777, 0o666);
+        assert_eq!(names(root.path()), ["a"]);
+        replace_file(&root.path().join("a"), b"three", 0o600).unwrap();
+        assert_eq!(fs::read(root.path().join("a")).unwrap(), b"three");
         assert_eq!(names(root.path()), ["a"]);
     }
 
