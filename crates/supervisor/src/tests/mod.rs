@@ -3,6 +3,7 @@
 
 mod adoption;
 mod creation;
+mod foreign;
 mod ordering;
 
 use std::collections::HashMap;
@@ -83,6 +84,8 @@ impl Call {
 
 struct Method {
     method: &'static str,
+    /// Whether the test answers where processes stand.
+    knows: bool,
     calls: mpsc::UnboundedSender<Call>,
 }
 
@@ -90,7 +93,7 @@ struct Method {
 impl MethodHandler for Method {
     async fn handler(&self, _: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         let mut response = Response::default();
-        if self.method == "State" {
+        if self.method == "State" && !self.knows {
             // Where processes stand is told by the records alone: the shim of the tests does not know.
             let status = ttrpc::proto::Status { code: EnumOrUnknown::from_i32(5), ..Default::default() };
             response.status = Some(status).into();
@@ -115,14 +118,21 @@ impl MethodHandler for Method {
 /// The test's end of a shim.
 struct Fake {
     server: Server,
+    /// Whether it answers `State`.
+    knows: bool,
     calls: mpsc::UnboundedReceiver<Call>,
     sender: mpsc::UnboundedSender<Call>,
 }
 
 impl Fake {
     async fn listen(socket: PathBuf) -> Self {
+        Self::listen_as(socket, false).await
+    }
+
+    /// As [`Fake::listen`]; one that `knows` leaves `State` to the test.
+    async fn listen_as(socket: PathBuf, knows: bool) -> Self {
         let (sender, calls) = mpsc::unbounded_channel();
-        let mut fake = Self { server: Server::new(), calls, sender };
+        let mut fake = Self { server: Server::new(), knows, calls, sender };
         fake.serve(socket).await;
         fake
     }
@@ -136,7 +146,8 @@ impl Fake {
             Some((Ok(connection), listener))
         });
         let methods = METHODS.into_iter().map(|method| {
-            let handler: Box<dyn MethodHandler + Send + Sync> = Box::new(Method { method, calls: self.sender.clone() });
+            let handler: Box<dyn MethodHandler + Send + Sync> =
+                Box::new(Method { method, knows: self.knows, calls: self.sender.clone() });
             (method.to_owned(), handler)
         });
         let service = Service { methods: methods.collect(), streams: HashMap::new() };
