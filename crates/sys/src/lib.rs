@@ -28,6 +28,7 @@ pub mod sched;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;
+pub mod start;
 mod syscall;
 pub mod undefended;
 pub mod userns;

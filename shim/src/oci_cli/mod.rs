@@ -20,7 +20,6 @@ mod update;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use args::{Global, Words};
 pub(crate) use error::Error;
@@ -67,7 +66,7 @@ const COMMANDS: &[Command] = &[
     features::FEATURES,
 ];
 
-pub(crate) fn main() -> ExitCode {
+pub(crate) fn main() -> u8 {
     let mut global = Global::default();
     let words = std::env::args_os().skip(1).map(|word| word.into_string());
     let outcome = words
@@ -76,7 +75,7 @@ pub(crate) fn main() -> ExitCode {
         .and_then(|words| global.parse(words))
         .and_then(|rest| run(&global, rest));
     match outcome {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             let text = model::render(&error);
             if error.is_bare() {
@@ -84,7 +83,7 @@ pub(crate) fn main() -> ExitCode {
             } else {
                 log::error(&global, &text)
             }
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
     }
 }

@@ -229,13 +229,13 @@ pub(crate) fn read_document(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::io(format!("reading {}", path.display()), source);
     let file = File::open(path).map_err(failed)?;
     // Room for a document of the usual size: one read, and one that finds the end.
-    let mut bytes = Vec::with_capacity(64 << 10);
+    let mut bytes = Vec::with_capacity(24 << 10);
     loop {
         match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
             Ok(0) => return Ok(bytes),
             // What is too long is refused by whoever parses it.
             Ok(_) if bytes.len() > most_bytes() => return Ok(bytes),
-            Ok(_) | Err(rustix::io::Errno::INTR) => bytes.reserve(8 << 10),
+            Ok(_) | Err(rustix::io::Errno::INTR) => bytes.reserve(1 << 10),
             Err(errno) => return Err(failed(errno.into())),
         }
     }
