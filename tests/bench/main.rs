@@ -4,7 +4,10 @@ mod account;
 mod density;
 mod driver;
 mod options;
+#[path = "../plain.rs"]
+mod plain;
 mod process;
+mod restart;
 mod soak;
 mod tasks;
 
@@ -23,6 +26,7 @@ async fn main() -> Result<()> {
     match name.as_str() {
         "tasks" => tasks::tasks(&options).await,
         "density" => density::density(&options).await,
+        "restart" => restart::restart(&options).await,
         "soak" => soak::soak(&options).await,
         other => bail!("no benchmark {other:?}"),
     }

@@ -19,6 +19,7 @@ const BENCHES: &[(&str, &str)] = &[
         "lives and execs of `true` through gRPC, gantryd and Debian's containerd in turns: --count N, --binary crun",
     ),
     ("density", "memory and threads of idle shims, memory and descriptors of the daemons: --count N"),
+    ("restart", "kill -9 and restart with 500 containers, until all are RUNNING: --count N"),
     ("soak", "what of gantryd grows with 10,000 lives: --count N"),
     ("runtime", "gantry-oci, runc, crun and the bare kernel in turns: --rounds N, --runtime PATH, --seccomp PATH"),
 ];
