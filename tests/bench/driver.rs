@@ -69,6 +69,13 @@ impl Field {
     }
 }
 
+impl Field {
+    /// A directory for what a benchmark makes.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
 impl Drop for Field {
     fn drop(&mut self) {
         for subject in &self.subjects {
@@ -123,8 +130,13 @@ impl Subject {
         self.account = Some(account);
     }
 
-    /// Snapshot, container record and task; the process waits to be started.
+    /// Snapshot, container record and task; the process waits to be started. Its streams go nowhere.
     pub async fn create(&self, id: &str, command: &[&str], variant: Variant) -> Result<()> {
+        self.create_with(id, command, variant, "").await
+    }
+
+    /// As [`Subject::create`], with its output going to `stdout`: a FIFO or a URI.
+    pub async fn create_with(&self, id: &str, command: &[&str], variant: Variant, stdout: &str) -> Result<()> {
         let prepare = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
             key: id.into(),
@@ -147,6 +159,9 @@ impl Subject {
             container_id: id.into(),
             rootfs,
             options: self.options.clone(),
+            stdout: stdout.to_owned(),
+            // Debian's shim wants both or none.
+            stderr: stdout.to_owned(),
             ..CreateTaskRequest::default()
         };
         self.client.tasks().create(request).await?;

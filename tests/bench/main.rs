@@ -9,6 +9,7 @@ mod plain;
 mod process;
 mod restart;
 mod soak;
+mod stdio;
 mod tasks;
 
 use anyhow::{Result, bail};
@@ -27,6 +28,7 @@ async fn main() -> Result<()> {
         "tasks" => tasks::tasks(&options).await,
         "density" => density::density(&options).await,
         "restart" => restart::restart(&options).await,
+        "stdio" => stdio::stdio(&options).await,
         "soak" => soak::soak(&options).await,
         other => bail!("no benchmark {other:?}"),
     }

@@ -20,6 +20,7 @@ const BENCHES: &[(&str, &str)] = &[
     ),
     ("density", "memory and threads of idle shims, memory and descriptors of the daemons: --count N"),
     ("restart", "kill -9 and restart with 500 containers, until all are RUNNING: --count N"),
+    ("stdio", "throughput of output into a file, a FIFO whose daemon and reader are stopped: --count MIB"),
     ("soak", "what of gantryd grows with 10,000 lives: --count N"),
     ("runtime", "gantry-oci, runc, crun and the bare kernel in turns: --rounds N, --runtime PATH, --seccomp PATH"),
 ];
