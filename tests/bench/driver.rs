@@ -17,7 +17,7 @@ use bench_runtime::spec::{VARIANTS, Variant, document, seccomp};
 use client::Client;
 use prost::Message as _;
 use prost_types::Any;
-use testkit::{Containerd, Daemon, Leaks, busybox_image};
+use testkit::{Containerd, Daemon, Leaks, Settings, busybox_image};
 
 use crate::account::Account;
 use crate::options::Options;
@@ -43,7 +43,8 @@ impl Field {
         let hosts = directory.path().join("hosts");
         std::fs::write(&hosts, "127.0.0.1 localhost\n")?;
         let peer_cgroup = format!("/gantry-bench-peer-{}", std::process::id());
-        let ours = Daemon::start("bench");
+        // As much as Debian's containerd logs by default.
+        let ours = Daemon::start_with("bench", Settings { log_level: Some("info"), ..Settings::default() });
         let mut subjects = vec![Subject::prepare("gantryd", &ours.address(), ours.cgroup(), &image, &hosts).await?];
         subjects[0].follow(ours.pid(), Arc::new(Account::open(ours.cgroup(), ours.pid())?));
         let mut theirs = None;

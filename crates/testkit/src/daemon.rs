@@ -17,6 +17,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Settings {
     /// Variables added to the daemon's environment.
     pub environment: Vec<(String, String)>,
+    /// How much it logs: everything that helps to understand a failure, unless measured.
+    pub log_level: Option<&'static str>,
     /// Further text of the configuration file; none is written when empty.
     pub config: String,
     /// A command that the daemon runs under, `strace` for instance.
@@ -71,7 +73,7 @@ impl Daemon {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command.args(["--root", self.text("root").as_str(), "--state", self.text("state").as_str()]);
-        command.args(["--address", self.address().as_str(), "--log-level", "debug"]);
+        command.args(["--address", self.address().as_str(), "--log-level", self.settings.log_level.unwrap_or("debug")]);
         if !self.settings.config.is_empty() {
             fs::write(self.directory.join("config.toml"), &self.settings.config)?;
             command.args(["--config", self.text("config.toml").as_str()]);
