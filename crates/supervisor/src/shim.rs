@@ -151,7 +151,14 @@ impl ShimClient {
         payload: Vec<u8>,
     ) -> Result<Response, Error> {
         let closed = || Error::Closed { operation, id: self.id.clone() };
-        let client = self.client().ok_or_else(closed)?;
+        let client = match self.client() {
+            Some(client) => client,
+            // A daemon that has just adopted the task has not connected yet: the first request does.
+            None => {
+                self.connect().await.map_err(|_| closed())?;
+                self.client().ok_or_else(closed)?
+            }
+        };
         let request = Request {
             service: service.to_owned(),
             method: operation.to_owned(),
