@@ -1,52 +1,43 @@
 //! The socket on which a runtime hands over the terminal that it made.
 
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::error::Error;
 
-/// A bundle's path may be longer than a socket's address.
-const PARENT: &str = "/tmp";
-
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// A listening socket in a directory of its own, removed with this value.
+/// A listening socket in the bundle, which is private to its owner; removed with this value, or with the bundle.
 #[derive(Debug)]
 pub(super) struct Console {
-    directory: PathBuf,
-    path: PathBuf,
     listener: UnixListener,
+    file: PathBuf,
+    /// How others reach it: a bundle's path may be longer than a socket's address, its descriptor's in `/proc` is not.
+    path: PathBuf,
+    /// Keeps `path` alive.
+    _directory: OwnedFd,
 }
 
 impl Console {
-    pub(super) fn listen() -> Result<Self, Error> {
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory = Path::new(PARENT).join(format!("gantry-pty-{}-{number}", std::process::id()));
-        // Left by a shim of the same pid that was killed; a directory of a stranger is not empty or not ours to remove.
-        let _ = std::fs::remove_file(directory.join("s"));
-        let _ = std::fs::remove_dir(&directory);
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|source| Error::file("make", &directory, source))?;
-        let path = directory.join("s");
-        let listener = UnixListener::bind(&path).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        });
-        match listener {
-            Ok(listener) => Ok(Self { directory, path, listener }),
-            Err(source) => {
-                let _ = std::fs::remove_dir(&directory);
-                Err(Error::file("listen on", path, source))
-            }
-        }
+    pub(super) fn listen(bundle: &Path) -> Result<Self, Error> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, bundle, flags, Mode::empty())
+            .map_err(|errno| Error::file("open the bundle", bundle, errno))?;
+        let name = format!("console-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let file = bundle.join(&name);
+        // Left by a shim of the same pid that was killed.
+        let _ = std::fs::remove_file(&file);
+        let path = PathBuf::from(format!("/proc/{}/fd/{}/{name}", std::process::id(), directory.as_raw_fd()));
+        let failed = |source| Error::file("listen on", &file, source);
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { listener, file, path, _directory: directory })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -73,7 +64,26 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-        let _ = std::fs::remove_dir(&self.directory);
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_in_a_deep_bundle_is_reached_and_removed() {
+        let top = tempfile::tempdir().unwrap();
+        let bundle = top.path().join("b".repeat(120));
+        std::fs::create_dir(&bundle).unwrap();
+        let console = Console::listen(&bundle).unwrap();
+        UnixStream::connect(console.path()).unwrap();
+        assert!(console.take().is_err(), "nothing was sent");
+        assert_eq!(std::fs::read_dir(&bundle).unwrap().count(), 1);
+        drop(console);
+        assert_eq!(std::fs::read_dir(&bundle).unwrap().count(), 0);
     }
 }

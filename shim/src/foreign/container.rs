@@ -119,7 +119,7 @@ impl Calls {
             ProcessIo::Streams { stdin, stdout, stderr } => (Streams::Process { stdin, stdout, stderr }, None),
             ProcessIo::Inherited => (Streams::Text(Vec::new()), None),
             ProcessIo::Console { .. } => {
-                let console = Console::listen()?;
+                let console = Console::listen(&self.runtime.bundle)?;
                 words.extend(["--console-socket".into(), console.path().into()]);
                 (Streams::Text(Vec::new()), Some(console))
             }
