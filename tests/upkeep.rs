@@ -135,6 +135,38 @@ fn on_failure_gives_up_after_its_number() {
     daemon.ctr(&["container", "rm", "weak"]).ok();
 }
 
+/// A daemon that died after it had removed the ended task leaves a label, and no task; the next one starts it.
+#[test]
+fn a_start_that_was_cut_off_is_made_up_for() {
+    let mut daemon = Daemon::start("pending");
+    daemon.import_busybox();
+    daemon.ctr_run("cut", &["-d"], IMAGE, &["sleep", "1000"]).ok();
+    daemon.ctr(&["task", "rm", "--force", "cut"]).ok();
+    let mut words = vec!["container", "label", "cut"];
+    words.extend([
+        "containerd.io/restart.status=running",
+        "containerd.io/restart.policy=on-failure:1",
+        "containerd.io/restart.count=1",
+        "containerd.io/restart.pending=true",
+    ]);
+    daemon.ctr(&words).ok();
+    daemon.kill();
+    daemon.launch().unwrap();
+    eventually("it was started, and that is over", || match (task(&daemon, "cut"), labels(&daemon, "cut")) {
+        (Some((_, status)), labels)
+            if status == "RUNNING"
+                && labels["containerd.io/restart.count"] == "1"
+                && labels.get("containerd.io/restart.pending").is_none() =>
+        {
+            Ok(())
+        }
+        other => Err(format!("{other:?}\n{}", daemon.log())),
+    });
+    daemon.ctr(&["container", "label", "cut", "containerd.io/restart.status=stopped"]).ok();
+    eventually("it was stopped", || task(&daemon, "cut").map_or(Ok(()), |task| Err(format!("{task:?}"))));
+    daemon.ctr(&["container", "rm", "cut"]).ok();
+}
+
 /// CVE-2026-53488: an image's label, copied to the container, must not make the daemon write or run what it names.
 #[test]
 fn an_image_cannot_choose_where_logs_go() {

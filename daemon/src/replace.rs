@@ -99,6 +99,16 @@ pub(crate) fn inherited(address: &str) -> anyhow::Result<Option<UnixListener>> {
     let listener = sys::take_inherited(number).with_context(|| format!("take over descriptor {number}"))?;
     let listener = UnixListener::from(listener);
     let bound = listener.local_addr().context("ask for the address of the socket that was handed over")?;
-    // The configuration may have changed; then the old socket is of no use to anybody.
-    Ok((bound.as_pathname() == Some(Path::new(address))).then_some(listener))
+    match bound.as_pathname() {
+        Some(path) if path == Path::new(address) => Ok(Some(listener)),
+        // The configuration has changed; then the old socket is of no use to anybody.
+        path => {
+            if let Some(path) = path
+                && let Err(error) = std::fs::remove_file(path)
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove the socket of the former address");
+            }
+            Ok(None)
+        }
+    }
 }

@@ -50,7 +50,8 @@ impl Header {
             uuid: words.next()?.to_owned(),
             first: words.next()?.parse().ok()?,
             origin: words.next()?.parse().ok()?,
-            made: words.next()?.parse().ok()?,
+            // A journal of an earlier version does not say; then the segment counts as old, and another one is begun.
+            made: words.next().map_or(Some(0), |word| word.parse().ok())?,
         };
         Some((header, end + 1))
     }

@@ -8,6 +8,9 @@
 //! | `explicitly-stopped` | `true` when a user stopped it, for `unless-stopped` |
 //! | `loguri` | where its output goes: a FIFO, `file://` or `binary://`; nowhere without it |
 //!
+//! While one is started again it has the label `pending`, so that a daemon that dies in between leaves the start to the
+//! next.
+//!
 //! An exit, a new or changed container and the start of the daemon each make the container looked at; nothing is looked
 //! at without a reason. To start again means: delete the ended task, make a new one on the container's snapshot, start
 //! it.

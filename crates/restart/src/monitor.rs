@@ -1,5 +1,6 @@
 //! Looks at containers when there is a reason to, one at a time each, and carries out what their labels ask for.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api_grpc::decode::unpack;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::agenda::{Agenda, Key, Outcome};
 use crate::image;
-use crate::policy::{self, COUNT, Change, Standing};
+use crate::policy::{self, COUNT, Change, PENDING, Standing};
 
 /// How long a client has to make the task of a container that it has just created or changed.
 const CLIENTS_TURN: Duration = Duration::from_secs(10);
@@ -133,11 +134,11 @@ impl Monitor {
                     tracing::warn!(id, log, "the image cannot be read to tell whether this log is its wish: no log");
                     log.clear();
                 }
-                self.count(&namespace, &container, count).await?;
-                if task.is_some() {
-                    self.end(&namespace, id).await?;
-                }
-                self.start(&namespace, container, log).await?;
+                // Told apart from a task that a client has deleted, should we die in between.
+                self.mark(&namespace, id, Some(count)).await?;
+                let started = self.start_again(&namespace, container, task.is_some(), log).await;
+                self.mark(&namespace, id, None).await?;
+                started?;
                 tracing::info!(namespace = namespace.as_str(), id, count, "started again");
                 Ok(Outcome::Started)
             }
@@ -168,12 +169,14 @@ impl Monitor {
         found.await.map_err(|error| error.to_string())?
     }
 
-    /// Writes down how often a container was started again.
-    async fn count(&self, namespace: &Namespace, container: &Container, count: u64) -> Result<(), String> {
+    /// Writes down that a container is being started for the `count`th time, or with `None` that this is over.
+    async fn mark(&self, namespace: &Namespace, id: &str, count: Option<u64>) -> Result<(), String> {
         let (metadata, scope) = (self.metadata.clone(), Scope::new(namespace.clone()));
-        let labels = [(COUNT.to_owned(), count.to_string())].into_iter().collect();
-        let changed = Container { id: container.id.clone(), labels, ..Container::default() };
-        let mask = [format!("labels.{COUNT}")];
+        let pending = (PENDING.to_owned(), if count.is_some() { "true".to_owned() } else { String::new() });
+        let count = count.map(|count| (COUNT.to_owned(), count.to_string()));
+        let labels: BTreeMap<_, _> = count.into_iter().chain([pending]).collect();
+        let mask: Vec<String> = labels.keys().map(|name| format!("labels.{name}")).collect();
+        let changed = Container { id: id.to_owned(), labels, ..Container::default() };
         tokio::task::spawn_blocking(move || metadata.containers().update(&scope, &changed, &mask))
             .await
             .map_err(|error| error.to_string())?
@@ -203,8 +206,18 @@ impl Monitor {
         }
     }
 
-    async fn start(&self, namespace: &Namespace, container: Container, log: String) -> Result<(), String> {
+    /// Makes a new task and starts it, in place of one that has `ended`.
+    async fn start_again(
+        &self,
+        namespace: &Namespace,
+        container: Container,
+        ended: bool,
+        log: String,
+    ) -> Result<(), String> {
         let id = container.id.clone();
+        if ended {
+            self.end(namespace, &id).await?;
+        }
         let (metadata, scope) = (self.metadata.clone(), namespace.clone());
         let (snapshotter, key) = (container.snapshotter.clone(), container.snapshot_key.clone());
         let rootfs = if key.is_empty() {

@@ -10,6 +10,8 @@ pub(crate) const PREFIX: &str = "containerd.io/restart.";
 pub(crate) const STATUS: &str = "containerd.io/restart.status";
 /// The label that counts.
 pub(crate) const COUNT: &str = "containerd.io/restart.count";
+/// The label that stands while a container is being started again: a daemon that finds it goes on with that.
+pub(crate) const PENDING: &str = "containerd.io/restart.pending";
 
 /// How a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +64,24 @@ pub(crate) fn change(labels: &BTreeMap<String, String>, task: Option<Standing>) 
             }
         },
         "running" => {
+            let pending = label("pending") == "true";
             let exit_status = match task {
                 None => None,
                 Some(Standing { status: Status::Stopped, exit_status }) => Some(exit_status),
+                Some(Standing { status: Status::Created, .. }) if pending => None,
                 // Created: whoever made it is about to start it.
                 Some(_) => return Ok(None),
             };
             let policy = label("policy");
             let policy = Policy::parse(policy).ok_or_else(|| format!("restart policy {policy:?} does not exist"))?;
-            let count = label("count").parse().unwrap_or(0);
+            // The start that was begun is counted already.
+            let count = label("count").parse().unwrap_or(0_u64).saturating_sub(u64::from(pending));
             let wanted = match policy {
                 Policy::No => false,
                 Policy::Always => true,
-                Policy::OnFailure(most) => exit_status.is_some_and(|status| status != 0) && (most == 0 || count < most),
+                Policy::OnFailure(most) => {
+                    exit_status.map_or(pending, |status| status != 0) && (most == 0 || count < most)
+                }
                 Policy::UnlessStopped => label("explicitly-stopped") != "true",
             };
             Ok(wanted.then(|| Change::Start { count: count.saturating_add(1), log: label("loguri").to_owned() }))
@@ -110,6 +117,12 @@ mod tests {
             (running(&[("policy", "on-failure")]), ended(3), start(1)),
             (running(&[("policy", "on-failure:2"), ("count", "1")]), ended(3), start(2)),
             (running(&[("policy", "on-failure:2"), ("count", "2")]), ended(3), Ok(None)),
+            (running(&[("policy", "on-failure:2"), ("count", "2"), ("pending", "true")]), None, start(2)),
+            (running(&[("policy", "on-failure:2"), ("count", "2"), ("pending", "true")]), ended(3), start(2)),
+            (running(&[("policy", "on-failure:2"), ("count", "2"), ("pending", "true")]), ended(0), Ok(None)),
+            (running(&[("policy", "on-failure"), ("count", "1")]), None, Ok(None)),
+            (running(&[("count", "3"), ("pending", "true")]), standing(Status::Created), start(3)),
+            (running(&[("count", "3"), ("pending", "true")]), standing(Status::Running), Ok(None)),
             (running(&[("policy", "unless-stopped")]), ended(0), start(1)),
             (running(&[("policy", "unless-stopped"), ("explicitly-stopped", "true")]), ended(0), Ok(None)),
             (running(&[("policy", "unless-stopped"), ("explicitly-stopped", "false")]), ended(0), start(1)),

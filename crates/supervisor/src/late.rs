@@ -73,8 +73,14 @@ impl Publisher {
             tokio::time::sleep(RETRY).await;
             let mut late = self.late();
             while let Some(envelope) = late.front() {
-                if self.journal.publish(envelope.clone()).is_err() {
-                    break;
+                match self.journal.publish(envelope.clone()) {
+                    Ok(_) => {}
+                    // It would stop those behind it, and every request, for ever.
+                    Err(error) if error.code() == Code::InvalidArgument => {
+                        let (namespace, topic) = (&envelope.namespace, &envelope.topic);
+                        tracing::error!(namespace, topic, error = %model::render(&error), "an event is lost");
+                    }
+                    Err(_) => break,
                 }
                 late.pop_front();
             }

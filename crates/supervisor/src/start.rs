@@ -6,7 +6,8 @@
 //!          ── connect, Connect (whose process is it?), Create ─────────────────▶│
 //! ```
 //!
-//! **Invariant:** on an error nothing is left that we know of: the shim's `delete` has been run and the bundle is gone.
+//! **Invariant:** on an error the bundle is gone, and the `delete` of a shim that was reached has been run. One that
+//! `start` left running without saying where is unknown to us and stays, as with containerd.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -43,15 +43,15 @@ fn clean(bundle: &Path, id: &str) -> Result<DeleteResponse, Error> {
         kill_init(task);
     }
     // A foreign runtime's own notes go too. It needs the cgroup to do so, hence first.
-    if let Some(runtime) = Runtime::of_bundle(bundle) {
-        runtime.delete_now(id)?;
-    }
+    let deleted = Runtime::of_bundle(bundle).map_or(Ok(()), |runtime| runtime.delete_now(id));
     kill_cgroup(bundle)?;
     let rootfs = bundle.join("rootfs");
     if rootfs.exists() {
         mount::unmount_recursive(&rootfs, mount::UnmountFlags::empty()).map_err(Error::Unmount)?;
     }
     remove_socket(bundle);
+    // A runtime that does not answer has kept nothing else from being removed.
+    deleted?;
     let mut response = DeleteResponse::new();
     response.pid = task.as_ref().map_or(0, |task| task.init.pid);
     response.exit_status = exit.as_ref().map_or(KILLED_STATUS, |exit| exit.exit_status);

@@ -1,6 +1,5 @@
 //! `-info` and `-v`: what this shim is, for daemons that ask before they use it.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use api_shim::convert;
@@ -15,18 +14,10 @@ use crate::foreign;
 const NAME: &str = "io.containerd.gantry.v2";
 const FEATURES_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// More than this of standard input is not read.
-const INPUT_BYTES_MAX: u64 = 1 << 20;
-
 /// Prints `RuntimeInfo`, protobuf. Standard input may hold the runtime options, as an `Any`: then the features are those
 /// of the runtime that they name.
 pub(crate) fn run() -> Result<(), Error> {
-    let mut input = Vec::new();
-    std::io::stdin()
-        .lock()
-        .take(INPUT_BYTES_MAX)
-        .read_to_end(&mut input)
-        .map_err(|source| Error::System { operation: "read standard input", source })?;
+    let input = super::read_input()?;
     let options = Any::parse_from_bytes(&input).ok().filter(|any| !any.value.is_empty());
     let bytes = info(options)?.write_to_bytes().map_err(|source| Error::Encode { what: "runtime info", source })?;
     super::print(&bytes)

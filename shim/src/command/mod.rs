@@ -4,9 +4,23 @@ pub(crate) mod delete;
 pub(crate) mod info;
 pub(crate) mod start;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use crate::error::Error;
+
+/// More than this of standard input is not read: a daemon sends a few hundred bytes.
+const INPUT_BYTES_MAX: u64 = 1 << 20;
+
+/// What the caller has to say.
+fn read_input() -> Result<Vec<u8>, Error> {
+    let mut input = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(INPUT_BYTES_MAX)
+        .read_to_end(&mut input)
+        .map_err(|source| Error::System { operation: "read standard input", source })?;
+    Ok(input)
+}
 
 /// Writes what the caller reads, and nothing else, to standard output.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), Error> {

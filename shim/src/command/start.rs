@@ -7,7 +7,6 @@
 //! **Invariant:** nothing but the reply reaches standard output or standard error of a start that succeeds, and the
 //! shim holds neither: a daemon waits for the end of both.
 
-use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -23,8 +22,6 @@ use crate::error::Error;
 use crate::serve::SOCKET_FD;
 
 const DEFAULT_SOCKET_DIR: &str = "/run/containerd/s";
-/// A daemon sends a few hundred bytes.
-const INPUT_BYTES_MAX: u64 = 1 << 20;
 /// Annotations that put several containers under one shim, the stronger first.
 const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 /// Where daemons up to 1.6 look for the address after a restart.
@@ -32,12 +29,7 @@ pub(super) const ADDRESS_FILE: &str = "address";
 
 /// Starts a shim, or finds the one of the same group, and prints its address.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let mut input = Vec::new();
-    std::io::stdin()
-        .lock()
-        .take(INPUT_BYTES_MAX)
-        .read_to_end(&mut input)
-        .map_err(|source| Error::System { operation: "read standard input", source })?;
+    let input = super::read_input()?;
     let bootstrap = Bootstrap::parse(&input, &arguments.id);
     let bundle = std::env::current_dir().map_err(|source| Error::System { operation: "find the bundle", source })?;
     let group = group(&bundle).unwrap_or_else(|| arguments.id.clone());

@@ -15,7 +15,7 @@ use sys::crash::{point, shim as crash};
 
 use crate::engine::backend::Backend;
 use crate::engine::oom::Telling;
-use crate::engine::process::{End, Process};
+use crate::engine::process::Process;
 use crate::engine::{Container, Engine, rootfs};
 use crate::error::Error;
 use crate::events::Event;
@@ -120,18 +120,7 @@ impl Engine {
             return Err(error);
         }
         point(crash::CREATE_RECORDED);
-        let init = Process {
-            exec_id: String::new(),
-            status: Status::Created,
-            identity: Some(container.identity()),
-            pidfd: None,
-            paths,
-            stdio,
-            end: Arc::new(End::default()),
-            busy: false,
-            spec: Vec::new(),
-            stdin_closed: false,
-        };
+        let init = Process::init(container.identity(), paths, stdio);
         let watch = self.watch_oom(container.cgroup());
         let container = Container {
             id,

@@ -9,7 +9,7 @@ use runtime::ProcessIo;
 
 use crate::engine::backend::Backend;
 use crate::engine::create::Users;
-use crate::engine::process::{End, Process};
+use crate::engine::process::Process;
 use crate::engine::{Container, Create, Engine, rootfs};
 use crate::error::Error;
 use crate::foreign::{Calls, Runtime};
@@ -51,18 +51,7 @@ impl Engine {
             }
             container
         };
-        let init = Process {
-            exec_id: String::new(),
-            status: Status::Created,
-            identity: Some(container.identity()),
-            pidfd: None,
-            paths,
-            stdio,
-            end: Arc::new(End::default()),
-            busy: false,
-            spec: Vec::new(),
-            stdin_closed: false,
-        };
+        let init = Process::init(container.identity(), paths, stdio);
         let watch = container.cgroup().and_then(|cgroup| self.watch_oom(cgroup));
         let container = Container {
             id,

@@ -80,6 +80,22 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// The first process of a container that was created.
+    pub(crate) fn init(identity: ProcessIdentity, paths: StdioPaths, stdio: Stdio) -> Self {
+        Self {
+            exec_id: String::new(),
+            status: Status::Created,
+            identity: Some(identity),
+            pidfd: None,
+            paths,
+            stdio,
+            end: Arc::default(),
+            busy: false,
+            spec: Vec::new(),
+            stdin_closed: false,
+        }
+    }
+
     /// The pid; 0 before the start.
     pub(crate) fn pid(&self) -> u32 {
         self.identity.map_or(0, |identity| identity.pid)
