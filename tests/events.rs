@@ -1,12 +1,55 @@
 //! The stream of events as its subscribers see it: containerd's as it is, and resumed behind a cursor.
 
+#[path = "plain.rs"]
+mod plain;
+
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use api_grpc::services::events::{PublishRequest, SubscribeRequest};
+use api_grpc::services::tasks::{DeleteProcessRequest, ExecProcessRequest, KillRequest, StartRequest, WaitRequest};
 use api_grpc::types::Envelope;
 use client::Client;
 use testkit::{DEADLINE, Daemon};
 use tonic::{Code, Request, Status, Streaming};
+
+/// A start that failed says so to those who wait; the next one has an end of its own, told by Wait and by the event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_starts_at_the_second_try_tells_its_own_end() {
+    let daemon = Daemon::start("again");
+    let client = connect(&daemon).await;
+    let root = plain::root(daemon.directory());
+    let spec = plain::spec(&root, &format!("{}/c", daemon.cgroup()), &["sleep", "100000"]);
+    plain::run(&client, "c", &spec, "").await.unwrap();
+    let process = r#"{"args":["/bin/late"],"cwd":"/","env":["PATH=/bin"],"user":{"uid":0,"gid":0}}"#;
+    let spec = prost_types::Any { type_url: api_grpc::type_url::PROCESS.into(), value: process.into() };
+    let (container_id, exec_id) = ("c".to_owned(), "e".to_owned());
+    let exec = ExecProcessRequest {
+        container_id: container_id.clone(),
+        exec_id: exec_id.clone(),
+        spec: Some(spec),
+        ..ExecProcessRequest::default()
+    };
+    client.tasks().exec(exec).await.unwrap();
+    let start = StartRequest { container_id: container_id.clone(), exec_id: exec_id.clone() };
+    let wait = WaitRequest { container_id: container_id.clone(), exec_id: exec_id.clone() };
+    client.tasks().start(start.clone()).await.unwrap_err();
+    assert_eq!(client.tasks().wait(wait.clone()).await.unwrap().into_inner().exit_status, 0);
+    let program = root.join("bin/late");
+    std::fs::write(&program, "#!/bin/sh\nsleep 0.3\nexit 7\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut events =
+        client.events().subscribe(SubscribeRequest { filters: vec!["topic~=|^/tasks/exit|".into()] }).await.unwrap();
+    client.tasks().start(start).await.unwrap();
+    assert_eq!(client.tasks().wait(wait.clone()).await.unwrap().into_inner().exit_status, 7);
+    let told = next(events.get_mut()).await.unwrap().event.unwrap();
+    let told: api_grpc::events::TaskExit = api_grpc::decode::unpack(&api_grpc::decode::any(told)).unwrap();
+    assert_eq!((told.id.as_str(), told.exit_status), ("e", 7));
+    client.tasks().delete_process(DeleteProcessRequest { container_id: container_id.clone(), exec_id }).await.unwrap();
+    client.tasks().kill(KillRequest { container_id, signal: 9, ..KillRequest::default() }).await.unwrap();
+    client.tasks().wait(WaitRequest { exec_id: String::new(), ..wait }).await.unwrap();
+    plain::remove(&client, "c").await.unwrap();
+}
 
 async fn connect(daemon: &Daemon) -> Client {
     Client::connect(Path::new(&daemon.address()), "default").await.unwrap()

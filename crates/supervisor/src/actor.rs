@@ -611,8 +611,7 @@ impl Actor {
         point(if exec_id.is_empty() { crash::START_TOLD } else { crash::EXEC_START_TOLD });
         self.change(|state| {
             if let Some(process) = state.process_mut(exec_id) {
-                process.pid = pid;
-                process.status = Status::Running;
+                process.run(pid);
             }
         });
         if !exec_id.is_empty() {

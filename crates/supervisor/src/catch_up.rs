@@ -116,8 +116,7 @@ pub(crate) fn catch_up(
         let Some(process) = state.execs.get_mut(exec_id) else { continue };
         if let (Status::Created, Some(pid)) = (process.status, pid(record)) {
             publish(Report::ExecStarted { exec_id: exec_id.clone(), pid });
-            process.pid = pid;
-            process.status = Status::Running;
+            process.run(pid);
             started.push(exec_id.clone());
         }
         if let Some(exit) = records::exit(bundle, exec_id, boot_id)

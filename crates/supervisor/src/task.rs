@@ -127,6 +127,14 @@ impl Process {
         Self { pid, status, stdio, end: watch::Sender::new(None) }
     }
 
+    /// Marks the process as started. Where an earlier try had failed, its waiters were told so; those that come from now
+    /// on wait for the end.
+    pub(crate) fn run(&mut self, pid: u32) {
+        self.pid = pid;
+        self.status = Status::Running;
+        self.end.send_if_modified(|end| end.take().is_some());
+    }
+
     /// Marks the process as ended.
     pub(crate) fn stop(&mut self, exit: Exit) {
         self.status = Status::Stopped;

@@ -68,6 +68,9 @@ impl Engine {
     /// Starts an additional process and answers its pid.
     pub(crate) async fn start_exec(&self, id: &str, exec_id: &str) -> Result<u32, Error> {
         let result = self.start_exec_counted(id, exec_id).await;
+        if result.is_err() {
+            self.tell_failed_start(id, exec_id);
+        }
         self.worked.notify_one();
         self.sweep();
         result
@@ -93,6 +96,10 @@ impl Engine {
             let process = container.process(exec_id)?;
             let (stdio, io) = Stdio::open(&process.paths, (owner.uid != 0).then_some(owner), logger)?;
             process.busy = true;
+            if process.end.get().is_some() {
+                // Those who waited for an earlier try were told that it failed; this one has an end of its own.
+                process.end = Arc::default();
+            }
             // Counted before it exists: init's end waits for it from now on.
             container.running_execs += 1;
             let begun = match container.runtime.calls() {
@@ -180,11 +187,21 @@ impl Engine {
         Logger::start(&paths, (owner.uid != 0).then_some(owner), exec_id, &self.namespace).await
     }
 
-    /// A start failed: those who wait for the process's end must not wait forever.
     fn exec_failed(&self, container: &mut super::Container, exec_id: &str) {
         container.running_execs = container.running_execs.saturating_sub(1);
         if let Ok(process) = container.process(exec_id) {
             process.busy = false;
+        }
+    }
+
+    /// A start failed, and no other is under way: those who wait for the process's end must not wait forever.
+    fn tell_failed_start(&self, id: &str, exec_id: &str) {
+        let mut inner = self.lock();
+        if let Ok(container) = inner.container(id)
+            && let Ok(process) = container.process(exec_id)
+            && process.status == Status::Created
+            && !process.busy
+        {
             process.end.set(super::Exit::NONE);
         }
     }
