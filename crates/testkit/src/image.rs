@@ -119,7 +119,7 @@ pub fn labelled_image_tar(name: &str, layers: &[(Layer, Files)], labels: &[(&str
     Ok(layout.into_inner()?)
 }
 
-fn layer_tar(first: bool, files: &Files) -> Result<Vec<u8>> {
+pub(crate) fn layer_tar(first: bool, files: &Files) -> Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
     if first {
         for (directory, mode) in [
@@ -128,6 +128,7 @@ fn layer_tar(first: bool, files: &Files) -> Result<Vec<u8>> {
             ("etc", 0o755),
             ("proc", 0o555),
             ("root", 0o700),
+            ("run", 0o755),
             ("sys", 0o555),
             ("tmp", 0o1777),
         ] {
@@ -158,6 +159,6 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, bytes: &[u8]) 
     tar.append_data(&mut header, path, bytes).with_context(|| format!("append {path}"))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

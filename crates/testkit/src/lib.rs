@@ -8,6 +8,7 @@ mod command;
 mod daemon;
 mod dockerd;
 mod image;
+mod layout;
 mod leaks;
 mod peer;
 mod podman;
@@ -21,6 +22,7 @@ pub use dockerd::Dockerd;
 pub use image::{
     Files, Layer, busybox_files, busybox_image, image_tar, labelled_image_tar, requires_busybox, rootfs_tar,
 };
+pub use layout::{Platform, image_layout};
 pub use leaks::{Leaks, processes_naming};
 pub use peer::Containerd;
 pub use podman::{ENGINE_IMAGE, Podman, program_named};

@@ -42,6 +42,24 @@ pub(crate) fn for_runc_bats() -> Result<()> {
     install(RUNC_BATS_PACKAGES)
 }
 
+/// What containerd's client tests call, and what serves their images.
+const CONTAINERD_CLIENT_PACKAGES: &[(&str, &str)] = &[
+    ("busybox-static", "/bin/busybox"),
+    ("curl", "/usr/bin/curl"),
+    ("docker-registry", "/usr/bin/docker-registry"),
+    ("iproute2", "/sbin/ip"),
+    ("lsof", "/usr/bin/lsof"),
+    ("openssl", "/usr/bin/openssl"),
+    ("procps", "/bin/ps"),
+    ("skopeo", "/usr/bin/skopeo"),
+    ("xfsprogs", "/sbin/mkfs.xfs"),
+];
+
+/// Installs what containerd's client tests need.
+pub(crate) fn for_containerd_client() -> Result<()> {
+    install(CONTAINERD_CLIENT_PACKAGES)
+}
+
 /// Installs what the demo needs.
 pub(crate) fn for_demo() -> Result<()> {
     install(&TEST_PACKAGES[..1])

@@ -1,6 +1,8 @@
 //! Foreign suites on a checkout that is given, and benchmarks beside their peers.
 
 mod attacks;
+mod containerd_client;
+mod results;
 mod room;
 mod runc_bats;
 mod runtime_tools;
@@ -27,6 +29,11 @@ const BENCHES: &[(&str, &str)] = &[
 
 /// Suites: name, what DIR is, and what it runs.
 const SUITES: &[(&str, &str, &str)] = &[
+    (
+        "containerd-client",
+        "a checkout of containerd",
+        "its client integration tests [--mode own|address] [--binaries DIR] [PATTERN...]",
+    ),
     ("host-service", "a directory with the program `vm` that boots Debian", "the systemd unit under cgroup v2"),
     ("runc-bats", "a checkout of opencontainers/runc", "its integration tests [--runtime PATH] [FILE...]"),
     (
@@ -72,13 +79,16 @@ pub(crate) fn suite(arguments: &[&str]) -> Result<()> {
     match arguments {
         [] => {
             for (name, source, what) in SUITES {
-                println!("{name:<14} {what}; DIR is {source}");
+                println!("{name:<18} {what}; DIR is {source}");
             }
-            println!("{:<14} attacks on runtimes; --runtime [LABEL=]PATH names them, words choose attacks", "attacks");
+            println!("{:<18} attacks on runtimes; --runtime [LABEL=]PATH names them, words choose attacks", "attacks");
             Ok(())
         }
         ["attacks", rest @ ..] => attacks::attacks(rest),
         ["host-service", "--src", directory] => host_service(Path::new(directory)),
+        ["containerd-client", "--src", directory, words @ ..] => {
+            containerd_client::containerd_client(Path::new(directory), words)
+        }
         ["runc-bats", "--src", directory, words @ ..] => runc_bats::runc_bats(Path::new(directory), words),
         ["runtime-tools", "--src", directory, "--runtime", runtime, only @ ..] => {
             runtime_tools::runtime_tools(Path::new(directory), Some(runtime), only)

@@ -1,18 +1,18 @@
 //! runc's own integration tests (bats), unmodified, on any binary that is called like runc.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::results::{Outcome, Results, compare, skips, watch};
 use super::room::Room;
 use crate::{dist, root, run, setup};
+
+const SUITE: &str = "runc-bats";
 
 /// No test is silent for that long. One that is has a container that waits for input or for ever.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -53,7 +53,7 @@ pub(super) fn runc_bats(directory: &Path, words: &[&str]) -> Result<()> {
         count(Outcome::Skipped),
         results.len()
     );
-    if runtime.is_some() { Ok(()) } else { compare(&results, &skips()?) }
+    if runtime.is_some() { Ok(()) } else { compare(SUITE, &results, &skips(SUITE)?) }
 }
 
 /// Copies the tests, puts the images where their script would download them to, and names the binary `runc`.
@@ -126,7 +126,7 @@ fn archive(tree: &Path, image: &Path) -> Result<()> {
     run(Command::new("tar").arg("-C").arg(tree).arg("-cf").arg(image).arg("."))
 }
 
-fn run_all(scratch: &Path, only: &[&str]) -> Result<BTreeMap<(String, String), Outcome>> {
+fn run_all(scratch: &Path, only: &[&str]) -> Result<Results> {
     let mut files = Vec::new();
     for entry in fs::read_dir(scratch.join("tests/integration"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -136,8 +136,8 @@ fn run_all(scratch: &Path, only: &[&str]) -> Result<BTreeMap<(String, String), O
     if let Some(unknown) = only.iter().find(|name| !files.iter().any(|file| file == *name)) {
         bail!("no file {unknown}.bats in the suite");
     }
-    let room = Room::new("runc-bats", false)?;
-    let mut results = BTreeMap::new();
+    let room = Room::new(SUITE, false)?;
+    let mut results = Results::new();
     for file in files.iter().filter(|file| only.is_empty() || only.contains(&file.as_str())) {
         for (name, outcome) in run_file(scratch, &room, file)? {
             results.insert((file.clone(), name), outcome);
@@ -165,49 +165,24 @@ fn run_file(scratch: &Path, room: &Room, file: &str) -> Result<Vec<(String, Outc
         .with_context(|| format!("run {file}.bats"))?;
     // Not the null device, and no end of the file either: `script` would pass that on.
     let input = child.stdin.take();
-    let output = BufReader::new(child.stdout.take().context("the output of a test")?);
-    let (sender, lines) = channel();
-    let reader = std::thread::spawn(move || output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
     let mut results = Vec::new();
-    loop {
-        match lines.recv_timeout(PATIENCE) {
-            Ok(line) => {
-                if let Some((name, outcome)) = parse(&line) {
-                    println!("{outcome:<7} {file}: {name}");
-                    results.push((name, outcome));
-                } else if line.starts_with('#') {
-                    println!("    {line}");
-                }
+    watch(&mut child, PATIENCE, |line| match line {
+        Some(line) => {
+            if let Some((name, outcome)) = parse(line) {
+                println!("{outcome:<7} {file}: {name}");
+                results.push((name, outcome));
+            } else if line.starts_with('#') {
+                println!("    {line}");
             }
-            Err(RecvTimeoutError::Timeout) => {
-                println!("    {file}.bats is silent: its containers are killed");
-                room.kill_below();
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
         }
-    }
+        None => {
+            println!("    {file}.bats is silent: its containers are killed");
+            room.kill_below();
+        }
+    })?;
     drop(input);
     child.wait()?;
-    let _ = reader.join();
     Ok(results)
-}
-
-/// What became of a test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    Failed,
-    Skipped,
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Passed => "ok",
-            Self::Failed => "NOT OK",
-            Self::Skipped => "skip",
-        })
-    }
 }
 
 /// A result in the Test Anything Protocol.
@@ -222,59 +197,6 @@ fn parse(line: &str) -> Option<(String, Outcome)> {
         Some((name, _)) => Some((name.trim().to_owned(), Outcome::Skipped)),
         None => Some((name.trim().to_owned(), if failed { Outcome::Failed } else { Outcome::Passed })),
     }
-}
-
-/// An entry of the skip file: `file | test | reason`; the name of the test may end in `*`.
-#[derive(Debug)]
-struct Skip {
-    file: String,
-    test: String,
-    reason: String,
-}
-
-impl Skip {
-    fn matches(&self, file: &str, test: &str) -> bool {
-        self.file == file
-            && match self.test.strip_suffix('*') {
-                Some(start) => test.starts_with(start),
-                None => self.test == test,
-            }
-    }
-}
-
-fn skips() -> Result<Vec<Skip>> {
-    let path = root().join("tests/suites/runc-bats.skip");
-    parse_skips(&fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?)
-}
-
-fn parse_skips(text: &str) -> Result<Vec<Skip>> {
-    let mut skips = Vec::new();
-    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let parts: Vec<&str> = line.split(" | ").map(str::trim).collect();
-        match parts.as_slice() {
-            [file, test, reason] if !reason.is_empty() => {
-                skips.push(Skip { file: (*file).into(), test: (*test).into(), reason: (*reason).into() });
-            }
-            _ => bail!("{line:?} in the skip file is not `file | test | reason`"),
-        }
-    }
-    Ok(skips)
-}
-
-fn compare(results: &BTreeMap<(String, String), Outcome>, skips: &[Skip]) -> Result<()> {
-    let mut wrong = Vec::new();
-    for ((file, test), outcome) in results {
-        let entry = skips.iter().find(|skip| skip.matches(file, test));
-        match (outcome, entry) {
-            (Outcome::Passed, Some(_)) => wrong.push(format!("{file}: {test}: passes and must leave the skip file")),
-            (Outcome::Failed | Outcome::Skipped, None) => {
-                wrong.push(format!("{file}: {test}: {outcome}, without a reason in the skip file"));
-            }
-            (Outcome::Failed | Outcome::Skipped, Some(skip)) => println!("skip {file}: {test}: {}", skip.reason),
-            (Outcome::Passed, None) => {}
-        }
-    }
-    if wrong.is_empty() { Ok(()) } else { bail!("runc-bats:\n  {}", wrong.join("\n  ")) }
 }
 
 #[cfg(test)]
@@ -297,17 +219,6 @@ mod tests {
 
     #[test]
     fn every_entry_of_the_skip_file_has_a_reason() {
-        assert!(!skips().unwrap().is_empty());
-        assert!(parse_skips("a | b").is_err() && parse_skips("a | b | \n").is_err());
-    }
-
-    #[test]
-    fn skips_and_results_must_agree() {
-        let results = |outcome| BTreeMap::from([(("a".to_owned(), "b c".to_owned()), outcome)]);
-        let skips = parse_skips("a | b* | why").unwrap();
-        assert!(compare(&results(Outcome::Failed), &skips).is_ok());
-        assert!(compare(&results(Outcome::Skipped), &[]).is_err());
-        assert!(compare(&results(Outcome::Passed), &skips).is_err());
-        assert!(compare(&results(Outcome::Passed), &[]).is_ok());
+        assert!(!skips(SUITE).unwrap().is_empty());
     }
 }
