@@ -1,6 +1,8 @@
 //! Debian's unmodified `ctr` as a client: every command that the README says works.
 
 use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use testkit::{Daemon, Pty, eventually, skip};
@@ -169,6 +171,66 @@ fn a_task_from_birth_to_removal() {
     daemon.ctr(&["task", "rm", "-f", "web"]);
     daemon.ctr(&["container", "rm", "web"]).ok();
     assert_eq!(daemon.ctr(&["container", "ls", "-q"]).ok().stdout, "");
+}
+
+/// With a root for the runtime, as Docker Engine gives one, operators look at containers with runc's command line; and what
+/// is written to a shim's log is in the daemon's.
+#[test]
+fn containers_are_listed_in_the_root_that_the_client_names() {
+    if ctr_is_missing("containers_are_listed_in_the_root_that_the_client_names") {
+        return;
+    }
+    let daemon = Daemon::start("listed");
+    let image = daemon.import_busybox();
+    let root = daemon.directory().join("runtime");
+    let listed = root.join("default");
+    let flags = ["-d", "--runc-root", &root.to_string_lossy()].map(str::to_owned);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let oci = |program: &str, words: &[&str]| {
+        let listed = listed.to_string_lossy();
+        let words: Vec<&str> = ["--root", &listed].into_iter().chain(words.iter().copied()).collect();
+        testkit::run(program, &words).unwrap().ok().stdout
+    };
+    let gantry_oci = testkit::binary("gantry-oci").to_string_lossy().into_owned();
+    daemon.ctr_run("web", &flags, image, &["sleep", "1000"]).ok();
+    for program in [gantry_oci.as_str(), "/usr/sbin/runc"].into_iter().filter(|path| Path::new(path).exists()) {
+        let state: serde_json::Value = serde_json::from_str(&oci(program, &["state", "web"])).unwrap();
+        assert_eq!((&state["id"], &state["status"]), (&"web".into(), &"running".into()), "{program}");
+        assert!(oci(program, &["list", "-q"]).contains("web"), "{program}");
+    }
+    let log = daemon.directory().join("state/io.containerd.runtime.v2.task/default/web/log");
+    std::fs::OpenOptions::new().write(true).open(log).unwrap().write_all(b"somebody writes to the log\n").unwrap();
+    eventually("the line is in the log", || match daemon.log() {
+        log if log.contains("somebody writes to the log") => Ok(()),
+        log => Err(log),
+    });
+
+    // Behind the daemon's back.
+    oci(&gantry_oci, &["delete", "--force", "web"]);
+    assert!(!listed.join("web").exists());
+    let refused = daemon.ctr(&["task", "kill", "--signal", "SIGKILL", "web"]);
+    assert!(refused.code != 0 && refused.text().contains("not found"), "{}", refused.text());
+    wait_for_status(&daemon, "web", "STOPPED");
+    daemon.ctr(&["task", "rm", "web"]);
+    assert_eq!(task_status(&daemon, "web"), None);
+    daemon.ctr(&["container", "rm", "web"]).ok();
+
+    for (id, lose) in [("deleted", false), ("lost", true)] {
+        daemon.ctr_run(id, &flags, image, &["sleep", "1000"]).ok();
+        assert!(listed.join(id).join("state.json").exists());
+        if lose {
+            let tasks = daemon.ctr(&["task", "ls"]).ok().stdout;
+            let line = tasks.lines().find(|line| line.starts_with(id)).unwrap();
+            let init = line.split_whitespace().nth(1).unwrap();
+            let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+            let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+            testkit::run("kill", &["-9", shim]).unwrap().ok();
+            wait_for_status(&daemon, id, "STOPPED");
+        }
+        daemon.ctr(&["task", "rm", "-f", id]);
+        assert!(!listed.join(id).exists(), "{id} is listed no more");
+        daemon.ctr(&["container", "rm", id]).ok();
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) grpc: Grpc,
     pub(crate) ttrpc: Ttrpc,
     pub(crate) debug: Debug,
+    pub(crate) cgroup: Cgroup,
     /// Names of runtimes and the shim that each means, besides our own.
     pub(crate) runtimes: BTreeMap<String, PathBuf>,
 }
@@ -55,6 +56,13 @@ pub(crate) struct Ttrpc {
 pub(crate) struct Debug {
     pub(crate) level: String,
     pub(crate) format: String,
+}
+
+/// Where the daemon itself goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Cgroup {
+    /// Relative to the hierarchies; empty for where it was started.
+    pub(crate) path: String,
 }
 
 /// A configuration and what was strange about its file.
@@ -92,6 +100,7 @@ impl Config {
             },
             ttrpc: Ttrpc { address: format!("{address}.ttrpc"), uid: 0, gid: 0 },
             debug: Debug { level: "info".to_owned(), format: "text".to_owned() },
+            cgroup: Cgroup::default(),
             runtimes: BTreeMap::new(),
         }
     }
@@ -128,6 +137,7 @@ struct File {
     grpc: Server,
     ttrpc: Server,
     debug: DebugFile,
+    cgroup: CgroupFile,
     runtimes: BTreeMap<String, PathBuf>,
     plugins: BTreeMap<String, toml::Value>,
     #[serde(flatten)]
@@ -162,6 +172,14 @@ struct DebugFile {
     unknown: toml::Table,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CgroupFile {
+    path: Option<String>,
+    #[serde(flatten)]
+    unknown: toml::Table,
+}
+
 impl File {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let mut file: Self = toml::from_str(text)?;
@@ -190,6 +208,7 @@ impl File {
         set(&mut config.oom_score, self.oom_score);
         set(&mut config.debug.level, self.debug.level.filter(|level| !level.is_empty()));
         set(&mut config.debug.format, self.debug.format.filter(|format| !format.is_empty()));
+        set(&mut config.cgroup.path, self.cgroup.path);
         config.runtimes.extend(self.runtimes);
 
         let Server { address, uid, gid, max_recv_message_size, max_send_message_size, unknown: rest } = self.grpc;
@@ -209,6 +228,7 @@ impl File {
         (config.ttrpc.uid, config.ttrpc.gid) = (uid.unwrap_or(config.grpc.uid), gid.unwrap_or(config.grpc.gid));
         unknown("ttrpc.", rest);
         unknown("debug.", self.debug.unknown);
+        unknown("cgroup.", self.cgroup.unknown);
         unknown("", self.unknown);
         warnings.extend(self.plugins.into_keys().map(|id| format!("configuration: plugins.{id:?} means nothing here")));
         warnings
@@ -285,6 +305,8 @@ mod tests {
             [debug]
             address = "/b/debug.sock"
             level = "debug"
+            [cgroup]
+            path = "c"
             [plugins."io.containerd.grpc.v1.cri"]
             anything = [1, 2]
         "#;
@@ -292,6 +314,7 @@ mod tests {
         assert_eq!((config.grpc.address.as_str(), config.grpc.uid, config.ttrpc.gid), ("/b/containerd.sock", 7, 8));
         assert_eq!(config.ttrpc.address, "/b/containerd.sock.ttrpc");
         assert_eq!((config.debug.level.as_str(), config.oom_score), ("debug", -500));
+        assert_eq!(config.cgroup.path, "c");
         assert_eq!(warnings.len(), 2, "{warnings:?}");
 
         let flags = ["--root", "/r", "--state", "/s", "--address", "/s/a", "--log-level", "trace"];

@@ -46,6 +46,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// Goes where the operator wants the daemon. Its shims begin there, too.
+fn enter_cgroup(path: &str) -> anyhow::Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let enter = || -> Result<(), cgroups::Error> {
+        let host = cgroups::Host::detect()?;
+        cgroups::Cgroup::create(&host, &cgroups::CgroupPath::new(path)?)?.add_process(std::process::id())
+    };
+    enter().map_err(|error| anyhow::Error::msg(model::render(&error))).with_context(|| format!("enter cgroup {path:?}"))
+}
+
 fn run(arguments: cli::Arguments) -> anyhow::Result<()> {
     let loaded = config::load(&arguments)?;
     match arguments.command {
@@ -59,6 +71,7 @@ fn run(arguments: cli::Arguments) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    enter_cgroup(&loaded.config.cgroup.path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS)

@@ -1,8 +1,8 @@
 //! What the shim has to say. It is little: clients get errors as answers.
 //!
-//! Under gantryd standard error is a file in the bundle. A foreign daemon makes a FIFO `log` in the bundle and reads
-//! it; the FIFO is opened for each line, so a daemon that restarts, or is not there, neither blocks nor kills us
-//!.
+//! A daemon makes a FIFO `log` in the bundle, or a link to one that our shims share, and reads it. It is opened for each
+//! line, so a daemon that restarts, or is not there, neither blocks nor kills us. Under gantryd the lines go to standard
+//! error as well, which is a file in the bundle: what a daemon that is not there has not read is still told by `why`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,19 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 /// Where lines go.
 #[derive(Debug)]
-pub(crate) enum Log {
-    /// Standard error.
-    Stderr,
+pub(crate) struct Log {
     /// A FIFO that may or may not have a reader.
-    Fifo(PathBuf),
+    fifo: PathBuf,
+    /// Whose lines they are, for a FIFO of many.
+    id: String,
+    /// Whether standard error takes them, too.
+    stderr: bool,
 }
 
 impl Log {
-    /// The log of a foreign daemon, in its bundle.
-    pub(crate) fn in_bundle(bundle: &Path) -> Self {
-        Self::Fifo(bundle.join("log"))
+    /// The log of a daemon that made `bundle`; that of a `foreign` one keeps nothing of standard error.
+    pub(crate) fn in_bundle(bundle: &Path, id: &str, foreign: bool) -> Self {
+        Self { fifo: bundle.join("log"), id: id.to_owned(), stderr: !foreign }
     }
 
     /// Writes one line; it is lost if nobody can take it now.
@@ -31,16 +33,14 @@ impl Log {
 
     /// Writes one line; it is lost if nobody can take it now.
     pub(crate) fn line(&self, text: &str) {
-        let line = format!("level=error msg={text:?}\n");
-        match self {
+        let line = format!("level=error id={} msg={text:?}\n", self.id);
+        if self.stderr {
             // There is no one to tell that the log is full.
-            Self::Stderr => drop(std::io::stderr().write_all(line.as_bytes())),
-            Self::Fifo(path) => {
-                let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                if let Ok(fifo) = rustix::fs::openat(CWD, path, flags, Mode::empty()) {
-                    let _ = rustix::io::write(&fifo, line.as_bytes());
-                }
-            }
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if let Ok(fifo) = rustix::fs::openat(CWD, &self.fifo, flags, Mode::empty()) {
+            let _ = rustix::io::write(&fifo, line.as_bytes());
         }
     }
 }

@@ -15,11 +15,15 @@
 
 mod args;
 mod bootstrap;
+mod cgroup;
 mod command;
 mod engine;
 mod error;
 mod events;
 mod foreign;
+#[path = "oci_cli/libcontainer.rs"]
+mod libcontainer;
+mod listing;
 mod log;
 mod record;
 mod serve;

@@ -58,7 +58,7 @@ async fn serve(arguments: &Arguments, listener: OwnedFd, signals: Signals, host:
         (None, None)
     };
     let bundle = std::env::current_dir().map_err(|source| Error::System { operation: "find the bundle", source })?;
-    let log = if foreign { Log::in_bundle(&bundle) } else { Log::Stderr };
+    let log = Log::in_bundle(&bundle, &arguments.id, foreign);
     let socket = if foreign { socket_path(listener.as_fd()) } else { None };
     let engine = Engine::new(&arguments.namespace, host, log, publisher, socket);
     let pending = watch_readable(&signals).map_err(|source| Error::System { operation: "watch signals", source })?;

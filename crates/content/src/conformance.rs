@@ -166,11 +166,13 @@ fn resume(store: &ContentStore) -> Result<(), Failure> {
     ensure(ingest.offset() == 4 && ingest.digest_so_far() == sha256(b"one "), "resumed bytes and digest")?;
     ensure(ingest.status().started_at == started, "start time survives")?;
     ingest.write(b"two")?;
+    let updated = ingest.status().updated_at;
     drop(ingest);
     // Another process: only what is on disk counts.
     let reopened = ContentStore::open(store.root())?;
     let ingest = reopened.writer("key", 0)?;
     ensure(ingest.offset() == 7, "offset after reopening")?;
+    ensure(ingest.status().updated_at == updated, "time of the last write survives")?;
     ensure(ingest.commit(7, None)?.0 == sha256(b"one two"), "digest after reopening")
 }
 

@@ -35,7 +35,22 @@ pub struct Ingest {
     total: u64,
     started_at: Timestamp,
     updated_at: Timestamp,
+    /// `updated_at` is newer than what the file says.
+    grown: bool,
     sealed: bool,
+}
+
+impl Drop for Ingest {
+    /// The kernel's own note of the last write is a few milliseconds old; the next writer is told the same time as this
+    /// one was.
+    fn drop(&mut self) {
+        if self.grown {
+            let time = rustix::fs::Timespec { tv_sec: self.updated_at.seconds, tv_nsec: self.updated_at.nanos.into() };
+            let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+            // It only tells when.
+            let _ = rustix::fs::futimens(&self.data, &times);
+        }
+    }
 }
 
 impl Ingest {
@@ -68,7 +83,7 @@ impl Ingest {
             let metadata = data.metadata().map_err(Error::io("examine ingest data", &path))?;
             (hasher.update_from(&data).map_err(Error::io("read ingest data", &path))?, modified(&metadata))
         };
-        Ok(Self { lock, dir, data, hasher, offset, total, started_at, updated_at, sealed: false })
+        Ok(Self { lock, dir, data, hasher, offset, total, started_at, updated_at, grown: false, sealed: false })
     }
 
     /// Where it stands.
@@ -103,6 +118,7 @@ impl Ingest {
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
         self.updated_at = Timestamp::now();
+        self.grown = true;
         Ok(())
     }
 
@@ -113,6 +129,7 @@ impl Ingest {
         self.hasher = Hasher::new(self.hasher.algorithm());
         self.offset = 0;
         self.updated_at = Timestamp::now();
+        self.grown = true;
         Ok(())
     }
 
@@ -153,6 +170,7 @@ impl Ingest {
         let digest = self.seal(size, expected)?;
         let blob = self.lock.store.blob_path(&digest);
         let data = self.dir.join(DATA);
+        self.grown = false;
         let collision = match renameat_with(CWD, &data, CWD, &blob, RenameFlags::NOREPLACE) {
             Ok(()) => false,
             Err(rustix::io::Errno::EXIST) => true,

@@ -216,7 +216,7 @@ fn take_over(context: &Arc<Context>, candidate: Candidate, told: Told, published
     let watch = |pid, pidfd: Option<OwnedFd>| pidfd.map(|pidfd| Pidfd::new(pid, pidfd)).transpose();
     let (shim, init) = (watch(task.shim.pid, shim)?.map(Arc::new), watch(pid, init)?);
     if let Some(shim) = shim.as_ref().filter(|_| client.by_start()) {
-        match shim_log::open(&bundle) {
+        match shim_log::open(&bundle.join(shim_log::FIFO)) {
             Ok(log) => shim_log::follow(log, &namespace, &id, Arc::clone(shim)),
             Err(error) => tracing::warn!(namespace, id, error = %model::render(&error), "a shim's log cannot be read"),
         }

@@ -7,7 +7,8 @@
 //!                                               /bootstrap.json     where the shim listens
 //!                                               /shim-binary-path   what was executed
 //!                                               /shim.log           our own shim's standard error
-//!                                               /log                FIFO that a foreign shim logs to
+//!                                               /log                FIFO that a foreign shim logs to, or a link
+//! <state>/shims.log                                                  FIFO that our own shims log to
 //! ```
 //!
 //! **Invariant:** a bundle under its plain name is complete. One under a hidden name (a dot before the id, which no
@@ -35,16 +36,27 @@ pub(crate) struct Layout {
     state: PathBuf,
     root: PathBuf,
     pub(crate) sockets: PathBuf,
+    /// The FIFO that our own shims share.
+    pub(crate) log: PathBuf,
 }
 
 impl Layout {
     /// Makes the directories that all bundles share.
     pub(crate) fn prepare(state: &Path, root: &Path) -> Result<Self, Error> {
-        let layout = Self { state: state.join(TASKS), root: root.join(TASKS), sockets: state.join("s") };
+        let layout = Self {
+            state: state.join(TASKS),
+            root: root.join(TASKS),
+            sockets: state.join("s"),
+            log: state.join("shims.log"),
+        };
         // A container with a user namespace reaches its root through these, as nobody.
         make_directory(&layout.state, 0o711)?;
         make_directory(&layout.root, 0o711)?;
         make_directory(&layout.sockets, 0o700)?;
+        // That of an earlier daemon has the links of living bundles.
+        if layout.log.symlink_metadata().is_err() {
+            shim_log::make(&layout.log)?;
+        }
         Ok(layout)
     }
 
@@ -146,19 +158,16 @@ impl Layout {
         }
         create_directory(&bundle.join("rootfs"), 0o711)?;
         create_directory(&work, 0o711)?;
-        std::os::unix::fs::symlink(&work, bundle.join("work")).map_err(|source| Error::Bundle {
-            operation: "link work in",
-            path: bundle.to_owned(),
-            source,
-        })?;
+        link(&work, &bundle.join("work"))?;
         create_file(&bundle.join("config.json"), 0o644, spec)?;
         match kind {
             Shim::ToldWhere => {
                 let address = format!("unix://{}", self.socket(namespace, id).display());
                 let bootstrap = serde_json::json!({ "version": 3, "address": address, "protocol": "ttrpc" });
                 create_file(&bundle.join(bootstrap::FILE), 0o644, bootstrap.to_string().as_bytes())?;
+                link(&self.log, &bundle.join(shim_log::FIFO))?;
             }
-            Shim::Tells => shim_log::make(bundle)?,
+            Shim::Tells => shim_log::make(&bundle.join(shim_log::FIFO))?,
         }
         create_file(&bundle.join("shim-binary-path"), 0o600, shim.as_os_str().as_encoded_bytes())
     }
@@ -330,6 +339,14 @@ fn create_file(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
         file.write_all(bytes)
     };
     create().map_err(|source| Error::Bundle { operation: "write", path: path.to_owned(), source })
+}
+
+fn link(target: &Path, path: &Path) -> Result<(), Error> {
+    std::os::unix::fs::symlink(target, path).map_err(|source| Error::Bundle {
+        operation: "make link",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -189,6 +189,7 @@ impl Supervisor {
     /// Takes over the tasks that an earlier daemon left, from their records and pidfds, and removes what belongs to
     /// nobody. No shim is waited for: those that live are connected to in the background.
     pub async fn adopt(&self) -> Result<Adopted, Error> {
+        shim_log::follow_all(shim_log::open(&self.context.layout.log)?);
         adopt::adopt(&self.context).await
     }
 

@@ -1,4 +1,7 @@
-//! What a foreign shim has to say: it writes to a FIFO in its bundle, and the lines go into the daemon's own log.
+//! What shims have to say: they write to `log` in their bundles, and the lines go into the daemon's own log.
+//!
+//! For a foreign shim `log` is a FIFO of its own, as with containerd. For our own shims it is a link to one FIFO that
+//! they share, because a descriptor per container is dear; they name themselves in each line.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,27 +14,25 @@ use tokio::net::unix::pipe::Receiver;
 use crate::Error;
 use crate::pidfd::Pidfd;
 
-/// Name of the FIFO in the bundle.
-const FIFO: &str = "log";
+/// Name of the FIFO in the bundle, or of the link.
+pub(crate) const FIFO: &str = "log";
 
 /// A longer line is told in parts.
 const LINE_MAX_BYTES: usize = 4096;
 
-/// Makes the FIFO.
-pub(crate) fn make(bundle: &Path) -> Result<(), Error> {
-    let path = bundle.join(FIFO);
-    let made = rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o700), 0);
-    made.map_err(|errno| Error::Bundle { operation: "make FIFO", path, source: errno.into() })
+/// Makes a FIFO.
+pub(crate) fn make(path: &Path) -> Result<(), Error> {
+    let made = rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o700), 0);
+    made.map_err(|errno| Error::Bundle { operation: "make FIFO", path: path.to_owned(), source: errno.into() })
 }
 
 /// Opens both ends, so that a shim that opens it neither waits for us nor is told that we went away. Needs a runtime.
-pub(crate) fn open(bundle: &Path) -> Result<Receiver, Error> {
-    let path = bundle.join(FIFO);
+pub(crate) fn open(path: &Path) -> Result<Receiver, Error> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let opened = rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(io::Error::from);
+    let opened = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(io::Error::from);
     opened.and_then(|fifo: OwnedFd| Receiver::from_owned_fd(fifo)).map_err(|source| Error::Bundle {
         operation: "open",
-        path,
+        path: path.to_owned(),
         source,
     })
 }
@@ -42,13 +43,18 @@ pub(crate) fn follow(log: Receiver, namespace: &str, id: &str, shim: Arc<Pidfd>)
     tokio::spawn(async move {
         tokio::select! {
             biased;
-            () = copy(&log, &namespace, &id) => {}
+            () = copy(&log, |line| tracing::info!(namespace, id, "shim: {line}")) => {}
             () = shim.ended() => {}
         }
     });
 }
 
-async fn copy(log: &Receiver, namespace: &str, id: &str) {
+/// Copies the lines of all our own shims for as long as the runtime runs. `log` is what [`open`] gave.
+pub(crate) fn follow_all(log: Receiver) {
+    tokio::spawn(async move { copy(&log, |line| tracing::info!("shim: {line}")).await });
+}
+
+async fn copy(log: &Receiver, tell: impl Fn(&str)) {
     let mut line = Vec::new();
     let mut buffer = [0; LINE_MAX_BYTES];
     while log.readable().await.is_ok() {
@@ -63,7 +69,7 @@ async fn copy(log: &Receiver, namespace: &str, id: &str) {
                 line.push(*byte);
             }
             if !line.is_empty() && (*byte == b'\n' || line.len() >= LINE_MAX_BYTES) {
-                tracing::info!(namespace, id, "shim: {}", String::from_utf8_lossy(&line));
+                tell(&String::from_utf8_lossy(&line));
                 line.clear();
             }
         }

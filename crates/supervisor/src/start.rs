@@ -38,7 +38,7 @@ pub(crate) async fn start(
     let made = tokio::task::spawn_blocking(move || shared.layout.make_for_foreign(&names.0, &names.1, &spec, &path));
     let bundle = made.await.map_err(|_| Error::Stopping(id.to_owned()))??;
     // A shim waits for a reader of its log before it does anything.
-    let log = match shim_log::open(&bundle) {
+    let log = match shim_log::open(&bundle.join(shim_log::FIFO)) {
         Ok(log) => log,
         Err(error) => return Err(give_up(context, namespace, id, error).await),
     };

@@ -45,6 +45,7 @@ fn clean(bundle: &Path, id: &str) -> Result<DeleteResponse, Error> {
     // A foreign runtime's own notes go too. It needs the cgroup to do so, hence first.
     let deleted = Runtime::of_bundle(bundle).map_or(Ok(()), |runtime| runtime.delete_now(id));
     kill_cgroup(bundle)?;
+    crate::listing::remove_of(bundle);
     let rootfs = bundle.join("rootfs");
     if rootfs.exists() {
         mount::unmount_recursive(&rootfs, mount::UnmountFlags::empty()).map_err(Error::Unmount)?;

@@ -118,8 +118,7 @@ fn spawn_server(arguments: &Arguments, bootstrap: &Bootstrap, listener: OwnedFd)
         .map_err(|errno| Error::file("execute", &own, errno))?;
     let cgroup = bootstrap.options.as_ref().map_or("", |options| options.shim_cgroup.as_str());
     if !cgroup.is_empty() {
-        let host = cgroups::Host::detect()?;
-        cgroups::Cgroup::create(&host, &cgroups::CgroupPath::new(cgroup)?)?.add_process(child.pid)?;
+        crate::cgroup::enter(cgroup, child.pid)?;
     }
     Ok(())
 }

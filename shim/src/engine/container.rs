@@ -12,6 +12,7 @@ use crate::engine::create::Users;
 use crate::engine::oom::Telling;
 use crate::engine::process::{Exit, Process};
 use crate::error::Error;
+use crate::listing::Listing;
 use crate::record::{Oom, Records};
 
 /// A container that was created and not deleted.
@@ -30,6 +31,8 @@ pub(crate) struct Container {
     pub(crate) started: bool,
     /// Init has ended; told only when no additional process runs any more, because init's exit is the last one.
     pub(crate) init_gone: Option<Exit>,
+    /// Where the client wants it to be found by runc's command line.
+    pub(crate) listing: Option<Listing>,
     /// There is no pid namespace of its own, so the kernel kills nobody when init ends: we do.
     pub(crate) shares_pids: bool,
     /// Who its users are on the host.

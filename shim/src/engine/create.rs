@@ -20,6 +20,7 @@ use crate::engine::{Container, Engine, rootfs};
 use crate::error::Error;
 use crate::events::Event;
 use crate::foreign;
+use crate::listing::Listing;
 use crate::record::Records;
 use crate::stdio::{Logger, Owner, Stdio};
 
@@ -66,6 +67,7 @@ impl Engine {
 
     async fn create_reserved(self: &Arc<Self>, request: Create, mounted: &mut bool) -> Result<u32, Error> {
         let Create { id, bundle, mounts, paths, options, checkpoint } = request;
+        self.enter_cgroup(&options)?;
         let records = Records::open(&bundle)?;
         let spec = read_spec(&bundle)?;
         let shares_pids = !rootfs::own_namespace(&spec, LinuxNamespaceType::Pid);
@@ -88,7 +90,7 @@ impl Engine {
         let failed = |source| Error::Runtime { operation: "create", source };
         let plan = Plan::new(&spec, &self.host, &plan_options).map_err(failed)?;
         let root = rootfs::prepare(&mounts, &spec, &bundle);
-        drop(spec);
+        let listed = (!options.root.is_empty()).then_some(spec);
         let (root, in_bundle) = root?;
         *mounted = in_bundle;
         records.planned_cgroup(plan.cgroup_path().as_str())?;
@@ -121,6 +123,7 @@ impl Engine {
         }
         point(crash::CREATE_RECORDED);
         let init = Process::init(container.identity(), paths, stdio);
+        let listing = listed.and_then(|spec| self.list(&options.root, &bundle, &spec, &container));
         let watch = self.watch_oom(container.cgroup());
         let container = Container {
             id,
@@ -132,6 +135,7 @@ impl Engine {
             running_execs: 0,
             started: false,
             init_gone: None,
+            listing,
             shares_pids,
             users,
             rootfs_mounted: in_bundle,
@@ -139,6 +143,21 @@ impl Engine {
             telling_ooms: None,
         };
         Ok(self.register(container, &mounts, watch))
+    }
+
+    /// Goes where the shim itself is wanted. A foreign daemon's options came with `start`, which has done it.
+    fn enter_cgroup(&self, options: &Options) -> Result<(), Error> {
+        if options.shim_cgroup.is_empty() || self.lock().publisher.is_some() {
+            return Ok(());
+        }
+        crate::cgroup::enter(&options.shim_cgroup, std::process::id())
+    }
+
+    /// Lists a container where the client looks for it. That it cannot be is no reason not to run it.
+    fn list(&self, root: &str, bundle: &Path, spec: &oci::Spec, container: &runtime::Container) -> Option<Listing> {
+        Listing::make(root, &self.namespace, bundle, spec, container)
+            .inspect_err(|error| self.log.error("list a container in its runtime root", error))
+            .ok()
     }
 
     pub(super) fn register(

@@ -95,7 +95,9 @@ impl Engine {
             process.end.set(process.exit());
         }
         // Outside of the lock: its streams end here, and tasks of theirs with them.
-        drop(container);
+        if let Some(listing) = container.and_then(|container| container.listing) {
+            listing.remove();
+        }
         Ok((pid, exit))
     }
 }

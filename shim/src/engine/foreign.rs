@@ -65,6 +65,7 @@ impl Engine {
             init_gone: None,
             shares_pids: !rootfs::own_namespace(&spec, LinuxNamespaceType::Pid),
             users: Users::of(&spec),
+            listing: None,
             rootfs_mounted: *mounted,
             oom_kills: 0,
             telling_ooms: None,

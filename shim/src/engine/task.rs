@@ -83,6 +83,11 @@ impl Engine {
                     container.init.status = Status::Running;
                     container.started = true;
                     self.write_task(container);
+                    if let Some(listing) = &mut container.listing
+                        && let Err(error) = listing.started()
+                    {
+                        self.log.error("list a container in its runtime root", &error);
+                    }
                     point(crash::START_RECORDED);
                     let pid = container.init.pid();
                     let mut event = payload::TaskStart::new();

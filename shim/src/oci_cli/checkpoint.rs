@@ -14,7 +14,8 @@ use serde_json::json;
 use super::args::{Flag, Global, Words, option, switch};
 use super::console::{self, Terminal};
 use super::create::{Links, discard, write_pid};
-use super::store::{Entry, Saved};
+use super::libcontainer::Saved;
+use super::store::Entry;
 use super::{Command, Error, Result, log};
 
 const IMAGES: Flag = option("image-path", "", "directory of the images (default: ./checkpoint)");
@@ -227,7 +228,7 @@ impl Making {
         })?;
         let saved = Saved {
             state: container.state(),
-            created: super::clock::now(),
+            created: model::Timestamp::now().to_string(),
             owner: rustix::process::geteuid().as_raw(),
             streams,
         };

@@ -10,8 +10,9 @@ use rustix::fs::{Mode, OFlags};
 
 use super::args::{Flag, Global, Words, option, switch};
 use super::console::{self, Terminal};
+use super::libcontainer::Saved;
 use super::notify::Notify;
-use super::store::{Entry, Saved};
+use super::store::Entry;
 use super::{Command, Error, Result, log};
 
 const MAKE: [Flag; 7] = [
@@ -171,7 +172,7 @@ impl Making {
         log::debug(global, || format!("container {} has process {}", container.id(), container.pid()));
         let saved = Saved {
             state: container.state(),
-            created: super::clock::now(),
+            created: model::Timestamp::now().to_string(),
             owner: sys::process::effective_user(),
             streams,
         };

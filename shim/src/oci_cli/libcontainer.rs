@@ -8,13 +8,39 @@ use std::path::Path;
 
 use oci::Spec;
 use oci::runtime::LinuxNamespaceType;
-use runtime::Container;
+use runtime::{Container, State};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::store::Saved;
+/// The record of a container, in its directory.
+pub(crate) const STATE: &str = "state.json";
+/// The specification, beside it.
+pub(crate) const SPEC: &str = "config.json";
+/// As with runc, this FIFO is there as long as the container waits to be started.
+pub(crate) const START: &str = "exec.fifo";
 
-/// The document, without our own record.
-pub(crate) fn state(saved: &Saved, spec: &Spec, container: &Container) -> Value {
+/// Our own part of `state.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) state: State,
+    /// When it was created, RFC 3339.
+    pub(crate) created: String,
+    /// Who created it.
+    pub(crate) owner: u32,
+    /// What its standard streams were then, as `/proc/<pid>/fd` shows them.
+    #[serde(default)]
+    pub(crate) streams: Vec<String>,
+}
+
+/// The whole record.
+pub(crate) fn document(saved: &Saved, spec: &Spec, container: &Container) -> serde_json::Result<Value> {
+    let mut document = state(saved, spec, container);
+    document["gantry"] = serde_json::to_value(saved)?;
+    Ok(document)
+}
+
+/// What runc reads of it.
+fn state(saved: &Saved, spec: &Spec, container: &Container) -> Value {
     let pid = saved.state.init.pid;
     let cgroups: BTreeMap<&str, &Path> = container.cgroup().locations().into_iter().collect();
     let namespaces: BTreeMap<&str, String> =

@@ -36,7 +36,7 @@ pub(crate) fn debug(global: &Global, text: impl FnOnce() -> String) {
 }
 
 fn write(global: &Global, level: &str, text: &str) {
-    let time = super::clock::now_in_seconds();
+    let time = model::Timestamp { nanos: 0, ..model::Timestamp::now() }.to_string();
     let line = if global.json_log {
         json!({"level": level, "msg": text, "time": time}).to_string()
     } else {

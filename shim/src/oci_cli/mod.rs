@@ -2,7 +2,6 @@
 
 mod args;
 mod checkpoint;
-mod clock;
 mod console;
 mod create;
 mod error;

@@ -6,34 +6,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oci::Spec;
-use runtime::{Container, Gate, HostFeatures, State};
+use runtime::{Container, Gate, HostFeatures};
 use rustix::fs::{FileType, Mode, OFlags};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sys::undefended::{Defence, left_out};
 
 use super::Error;
 use super::args::Global;
+use super::libcontainer::{self, SPEC, START, STATE, Saved};
 
-const STATE: &str = "state.json";
-const SPEC: &str = "config.json";
-/// As with runc, this FIFO is there as long as the container waits to be started.
-const START: &str = "exec.fifo";
 /// In a directory of its own under the same name, by which runc's tests know the FIFOs that a container holds open.
 const REPORT_DIRECTORY: &str = "report";
 const REPORT: &str = "report/exec.fifo";
-
-/// Our own part of `state.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Saved {
-    pub(crate) state: State,
-    /// When it was created, RFC 3339.
-    pub(crate) created: String,
-    /// Who created it.
-    pub(crate) owner: u32,
-    /// What its standard streams were then, as `/proc/<pid>/fd` shows them.
-    #[serde(default)]
-    pub(crate) streams: Vec<String>,
-}
 
 /// What we read of `state.json`.
 #[derive(Deserialize)]
@@ -152,11 +136,9 @@ impl Entry {
     /// Writes the record of a container, whole or not at all.
     pub(crate) fn save(&self, saved: &Saved, spec: &Spec, container: &Container) -> Result<(), Error> {
         let refused = |source| Error::Record { id: self.id.clone(), source };
-        let mut document = super::libcontainer::state(saved, spec, container);
-        document["gantry"] = serde_json::to_value(saved).map_err(refused)?;
-        let text = serde_json::to_vec(&document).map_err(refused)?;
+        let text = libcontainer::document(saved, spec, container).map_err(refused)?.to_string();
         let path = self.path.join(STATE);
-        sys::fs::replace_file(&path, &text, 0o600)
+        sys::fs::replace_file(&path, text.as_bytes(), 0o600)
             .map_err(|errno| Error::io(format!("writing {}", path.display()), errno))
     }
 
