@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .btree_map(".")
         // Blob data is not copied between the wire and the store.
         .bytes(".containerd.services.content.v1")
+        .bytes(".containerd.types.transfer")
         // Clients bring their own channel; the server side does not need one.
         .build_transport(false)
         .include_file("api.rs")

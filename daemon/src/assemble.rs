@@ -8,7 +8,7 @@ use content::ContentStore;
 use events::Journal;
 use metadata::Metadata;
 use model::Coded;
-use services::{Blocking, Engines, Plugin, Server};
+use services::{Blocking, Engines, Plugin, Server, Streams};
 use snapshots::{Driver, Native, Overlay, OverlayOptions};
 use store::Store;
 use supervisor::Supervisor;
@@ -33,6 +33,8 @@ pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) ->
     let (root, publish) = (config.root.clone(), journal.clone());
     let opened = tokio::task::spawn_blocking(move || metadata(&root, publish)).await.context("open the metadata")?;
     let (metadata, plugins) = opened?;
+    let streams = Streams::default();
+    metadata.keep(Arc::new(streams.clone()));
 
     let supervisor = Supervisor::new(
         supervisor::Config {
@@ -55,7 +57,7 @@ pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) ->
 
     let server =
         Server::open(&config.root, env!("CARGO_PKG_VERSION"), "", plugins).context("read the daemon's uuid")?;
-    Ok(Engines { metadata, supervisor, journal, blocking, lengthy, server, stopping })
+    Ok(Engines { metadata, supervisor, journal, blocking, lengthy, streams, server, stopping })
 }
 
 /// Opens what lives in the root directory. Blocks on the disk.
@@ -104,6 +106,8 @@ fn other_plugins(store: &Path) -> Vec<Plugin> {
         Plugin::new("gc.v1", "scheduler"),
         Plugin::new("lease.v1", "manager"),
         Plugin::new("differ.v1", "walking").platform(),
+        Plugin::new("streaming.v1", "manager"),
+        Plugin::new("transfer.v1", "local"),
         POLICIES
             .iter()
             .fold(Plugin::new("monitor.container.v1", "restart"), |plugin, policy| plugin.capability(policy)),
@@ -122,7 +126,9 @@ fn other_plugins(store: &Path) -> Vec<Plugin> {
         "leases",
         "namespaces",
         "snapshots",
+        "streaming",
         "tasks",
+        "transfer",
         "version",
     ];
     plugins.extend(doors.map(|name| Plugin::new("grpc.v1", name)));

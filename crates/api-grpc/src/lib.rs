@@ -34,13 +34,18 @@ pub mod services {
     pub use crate::generated::containerd::services::leases::v1 as leases;
     pub use crate::generated::containerd::services::namespaces::v1 as namespaces;
     pub use crate::generated::containerd::services::snapshots::v1 as snapshots;
+    pub use crate::generated::containerd::services::streaming::v1 as streaming;
     pub use crate::generated::containerd::services::tasks::v1 as tasks;
+    pub use crate::generated::containerd::services::transfer::v1 as transfer;
     pub use crate::generated::containerd::services::version::v1 as version;
     pub use crate::generated::gantry::diagnosis::v1 as diagnosis;
 }
 
 /// Types that several services share (`containerd.types`).
 pub use generated::containerd::types;
+
+/// Sources, destinations and streams of transfers (`containerd.types.transfer`).
+pub use generated::containerd::types::transfer as transfer_types;
 
 /// Processes and their status (`containerd.v1.types`).
 pub use generated::containerd::v1::types as task_types;

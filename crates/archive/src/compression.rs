@@ -1,7 +1,8 @@
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use flate2::bufread::MultiGzDecoder;
+use flate2::write::GzEncoder;
 use model::Digest;
 use sha2::{Digest as _, Sha256};
 
@@ -46,7 +47,8 @@ impl Compression {
         })
     }
 
-    fn of_magic(start: &[u8]) -> Self {
+    /// What the first bytes of a stream tell.
+    pub fn of_magic(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, 8, ..] => Self::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
@@ -59,7 +61,19 @@ impl Compression {
 
 /// The tar within a layer blob of `media_type`. Memory is bounded: at most 128 MiB of window for zstd, 32 KiB for gzip.
 pub fn decompress<'a>(reader: impl Read + Send + 'a, media_type: &str) -> Result<Box<dyn Read + Send + 'a>, Error> {
-    let mut compression = Compression::of(media_type)?;
+    decompress_as(reader, Compression::of(media_type)?)
+}
+
+/// The bytes behind whatever compression the first of them tell of; as they are, if they tell of none. Memory is bounded as
+/// for [`decompress`].
+pub fn decompress_any<'a>(reader: impl Read + Send + 'a) -> Result<Box<dyn Read + Send + 'a>, Error> {
+    decompress_as(reader, Compression::Detect)
+}
+
+fn decompress_as<'a>(
+    reader: impl Read + Send + 'a,
+    mut compression: Compression,
+) -> Result<Box<dyn Read + Send + 'a>, Error> {
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     if compression == Compression::Detect {
         compression = Compression::of_magic(reader.fill_buf().map_err(Error::Read)?);
@@ -75,7 +89,68 @@ pub fn decompress<'a>(reader: impl Read + Send + 'a, media_type: &str) -> Result
     })
 }
 
-/// A reader that hashes what passes through it.
+/// Compresses what is written to it. The same bytes become the same bytes, wherever and whenever.
+#[derive(Debug)]
+pub struct Compressor<W: Write>(Kind<W>);
+
+enum Kind<W: Write> {
+    None(W),
+    Gzip(GzEncoder<W>),
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+}
+
+impl<W: Write> fmt::Debug for Kind<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None(_) => "None",
+            Self::Gzip(_) => "Gzip",
+            Self::Zstd(_) => "Zstd",
+        })
+    }
+}
+
+impl<W: Write> Compressor<W> {
+    /// Begins. [`Compression::Detect`] is none.
+    pub fn new(writer: W, compression: Compression) -> Result<Self, Error> {
+        Ok(Self(match compression {
+            Compression::None | Compression::Detect => Kind::None(writer),
+            // The header has neither a time nor a name.
+            Compression::Gzip => Kind::Gzip(GzEncoder::new(writer, flate2::Compression::default())),
+            Compression::Zstd => Kind::Zstd(
+                zstd::stream::write::Encoder::new(writer, zstd::DEFAULT_COMPRESSION_LEVEL).map_err(Error::Write)?,
+            ),
+        }))
+    }
+
+    /// Ends the stream and gives back what it was written to.
+    pub fn finish(self) -> Result<W, Error> {
+        match self.0 {
+            Kind::None(writer) => Ok(writer),
+            Kind::Gzip(encoder) => encoder.finish().map_err(Error::Write),
+            Kind::Zstd(encoder) => encoder.finish().map_err(Error::Write),
+        }
+    }
+}
+
+impl<W: Write> Write for Compressor<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Kind::None(writer) => writer.write(bytes),
+            Kind::Gzip(encoder) => encoder.write(bytes),
+            Kind::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Kind::None(writer) => writer.flush(),
+            Kind::Gzip(encoder) => encoder.flush(),
+            Kind::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}
+
+/// A reader or writer that hashes what passes through it.
 pub struct Digesting<R> {
     inner: R,
     hasher: Sha256,
@@ -88,7 +163,7 @@ impl<R> fmt::Debug for Digesting<R> {
     }
 }
 
-impl<R: Read> Digesting<R> {
+impl<R> Digesting<R> {
     /// Nothing has passed yet.
     pub fn new(inner: R) -> Self {
         Self { inner, hasher: Sha256::new(), bytes: 0 }
@@ -98,6 +173,24 @@ impl<R: Read> Digesting<R> {
     /// first: a tar ends before its stream does.
     pub fn finish(self) -> (Digest, u64) {
         (Digest::from_sha256(&self.hasher.finalize().into()), self.bytes)
+    }
+
+    /// As [`Digesting::finish`], with what the bytes came from or went to.
+    pub fn into_parts(self) -> (R, Digest, u64) {
+        (self.inner, Digest::from_sha256(&self.hasher.finalize().into()), self.bytes)
+    }
+}
+
+impl<W: Write> Write for Digesting<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 
@@ -114,10 +207,9 @@ impl<R: Read> Read for Digesting<R> {
 mod tests {
     use super::*;
     use model::Coded as _;
-    use std::io::Write as _;
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(bytes).expect("memory");
         encoder.finish().expect("memory")
     }
@@ -157,6 +249,23 @@ mod tests {
             let error = decompress(&plain[..], unknown).err().expect("refused");
             assert_eq!(error.code(), model::Code::Unimplemented);
             assert!(error.to_string().contains(unknown), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_comes_back() {
+        let plain = b"some bytes of a layer".repeat(1000);
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let compressed = || {
+                let mut writer = Compressor::new(Vec::new(), compression).expect("writer");
+                writer.write_all(&plain).expect("memory");
+                writer.finish().expect("memory")
+            };
+            assert_eq!(Compression::of_magic(&compressed()), compression);
+            assert_eq!(compressed(), compressed());
+            let mut out = Vec::new();
+            decompress_any(&compressed()[..]).expect("known").read_to_end(&mut out).expect("memory");
+            assert!(out == plain);
         }
     }
 

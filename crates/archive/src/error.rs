@@ -13,6 +13,12 @@ pub enum Error {
     /// The stream cannot be read or decompressed.
     #[error("read archive")]
     Read(#[source] io::Error),
+    /// The stream cannot be written or compressed.
+    #[error("write archive")]
+    Write(#[source] io::Error),
+    /// An entry got fewer bytes than its size.
+    #[error("archive entry lacks {0} bytes of its size")]
+    Short(u64),
     /// The stream is no tar.
     #[error("invalid tar header: {0}")]
     Header(&'static str),
@@ -87,7 +93,8 @@ impl Coded for Error {
         match self {
             Self::MediaType(_) => Code::Unimplemented,
             Self::Header(_) | Self::Truncated | Self::Refused { .. } | Self::Limit { .. } => Code::InvalidArgument,
-            Self::Read(source) | Self::Entry { source, .. } | Self::Io { source, .. } => {
+            Self::Short(_) => Code::Internal,
+            Self::Read(source) | Self::Write(source) | Self::Entry { source, .. } | Self::Io { source, .. } => {
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
                     Code::ResourceExhausted
                 } else {

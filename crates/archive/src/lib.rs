@@ -1,6 +1,7 @@
 //! Layer streams: a hostile tar becomes files inside one directory, and nothing else.
 //!
-//! - [`decompress`] turns a blob into its tar by media type, with bounded memory.
+//! - [`decompress`] turns a blob into its tar by media type, with bounded memory; [`Compressor`] is the way back.
+//! - [`TarReader`] reads any tar, [`TarWriter`] writes one.
 //! - [`Digesting`] hashes a stream as it flows, so that the uncompressed digest costs no second read.
 //! - [`apply`] writes a layer's changes into a directory, as an overlay upper directory or by removing in place.
 //! - [`copy_tree`] and [`copy_entry`] copy files with everything they have.
@@ -17,13 +18,15 @@ mod lower;
 mod pax;
 mod reader;
 mod sparse;
+mod writer;
 mod xattr;
 
 pub use apply::{Applied, ApplyOptions, Limits, Whiteouts, apply};
-pub use compression::{Compression, Digesting, decompress};
+pub use compression::{Compression, Compressor, Digesting, decompress, decompress_any};
 pub use copy::{copy_entry, copy_tree};
 pub use error::Error;
 pub use reader::{Entry, Kind, TarReader};
+pub use writer::TarWriter;
 
 #[cfg(test)]
 mod hostile;

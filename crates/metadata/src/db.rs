@@ -17,7 +17,7 @@ use sys::crash::daemon::{OUTBOX_COMMITTED, OUTBOX_PUBLISHED};
 use sys::crash::point;
 
 use crate::encoding::{LeaseRecord, NamespaceRecord, decode};
-use crate::gc::{Control, Runs};
+use crate::gc::{Control, Outside, Runs};
 use crate::guard::Guards;
 use crate::keys::{self, Table};
 use crate::outbox::{Outbox, Put};
@@ -31,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) guards: Arc<Guards>,
     pub(crate) gc: Arc<Control>,
     pub(crate) runs: Runs,
+    pub(crate) outside: Outside,
     pub(crate) outbox: Outbox,
 }
 
@@ -74,7 +75,16 @@ impl Inner {
         // A journal that is full must not keep the daemon down: the worker tries again.
         gc.outbox_changed(outbox.publish().is_err());
         let guards = Arc::new(Guards::new(Arc::clone(&gc)));
-        Ok(Self { store, content, snapshotters, guards, gc, runs: Runs::default(), outbox })
+        Ok(Self {
+            store,
+            content,
+            snapshotters,
+            guards,
+            gc,
+            runs: Runs::default(),
+            outside: Outside::default(),
+            outbox,
+        })
     }
 
     /// Runs one transaction and publishes its events. When `f` fails nothing is kept.

@@ -43,6 +43,7 @@ use std::sync::Arc;
 pub use containers::Containers;
 pub use content::Content;
 pub use error::Error;
+pub use gc::{Collectible, Member};
 pub use images::Images;
 pub use leases::Leases;
 pub use namespaces::Namespaces;
@@ -110,6 +111,11 @@ impl Metadata {
     /// Names of the snapshotters, in order.
     pub fn snapshotters(&self) -> Vec<String> {
         self.inner().snapshotters.keys().cloned().collect()
+    }
+
+    /// From now on the collector asks `keeper` as well what is there, and tells it what can go.
+    pub fn keep(&self, keeper: Arc<dyn Collectible>) {
+        self.inner().outside.register(keeper);
     }
 
     /// Waits for a garbage collection that began after this call: what it could remove has been removed, bytes and

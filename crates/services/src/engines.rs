@@ -22,7 +22,10 @@ use crate::introspection::{IntrospectionService, Server};
 use crate::leases::LeasesService;
 use crate::namespaces::NamespacesService;
 use crate::snapshots::SnapshotsService;
+use crate::streaming::StreamingService;
+use crate::streams::Streams;
 use crate::tasks::TasksService;
+use crate::transfer::TransferService;
 use crate::version::VersionService;
 use crate::{Blocking, Error};
 
@@ -45,6 +48,8 @@ pub struct Engines {
     pub blocking: Blocking,
     /// The same for what may take seconds, so that it holds nobody else up.
     pub lengthy: Blocking,
+    /// Streams that requests refer to.
+    pub streams: Streams,
     /// Who we are.
     pub server: Server,
     /// True when the daemon begins to stop.
@@ -144,6 +149,8 @@ pub fn routes(engines: &Engines, limits: Limits) -> (Routes, Health) {
         diff::diff_server::DiffServer(DiffService { engines: engines.clone() });
         leases::leases_server::LeasesServer(LeasesService { engines: engines.clone() });
         events::events_server::EventsServer(EventsService { engines: engines.clone() });
+        streaming::streaming_server::StreamingServer(StreamingService { engines: engines.clone() });
+        transfer::transfer_server::TransferServer(TransferService::new(engines.clone()));
         tasks::tasks_server::TasksServer(TasksService { engines });
     }
     (routes.routes().prepare(), Health(reporter))

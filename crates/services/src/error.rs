@@ -86,6 +86,41 @@ pub enum Error {
         /// Its id.
         id: String,
     },
+    /// An Any is not the message that was wanted.
+    #[error(transparent)]
+    Unpack(api_grpc::decode::UnpackError),
+    /// A stream's id is empty or too long.
+    #[error("stream id must not be empty or longer than 1024 bytes")]
+    StreamId,
+    /// A stream of that id is open.
+    #[error("stream {0:?}")]
+    StreamExists(String),
+    /// There are too many streams.
+    #[error("{0} streams are open already")]
+    TooManyStreams(usize),
+    /// No such stream.
+    #[error("stream {0:?}")]
+    NoStream(String),
+    /// Another request uses the stream.
+    #[error("stream {0:?} is in use")]
+    StreamInUse(String),
+    /// The client's end of a stream is gone, or its lease is.
+    #[error("stream has ended")]
+    StreamEnded,
+    /// The client does not wait for the request any more.
+    #[error("request was cancelled")]
+    Cancelled,
+    /// Nobody knows this type.
+    #[error("type with url {0:?}")]
+    UnknownType(String),
+    /// There is no way from such a source to such a destination.
+    #[error("method Transfer not implemented for {from} to {to}")]
+    NoTransfer {
+        /// Type of the source.
+        from: String,
+        /// Type of the destination.
+        to: String,
+    },
     /// No service has this method.
     #[error("unknown method {0}")]
     UnknownMethod(String),
@@ -97,7 +132,7 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::NamespaceRequired => Code::FailedPrecondition,
+            Self::NamespaceRequired | Self::StreamInUse(_) => Code::FailedPrecondition,
             Self::Namespace(_)
             | Self::Header(_)
             | Self::Required(_)
@@ -106,14 +141,19 @@ impl Coded for Error {
             | Self::NoReference
             | Self::ReferenceChanged { .. }
             | Self::WriteAction(_)
+            | Self::Unpack(_)
+            | Self::StreamId
             | Self::Negative { .. } => Code::InvalidArgument,
-            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::Busy { .. } | Self::TooManyStreams(_) => Code::ResourceExhausted,
+            Self::StreamExists(_) => Code::AlreadyExists,
+            Self::StreamEnded => Code::Aborted,
+            Self::Cancelled => Code::Cancelled,
             Self::Panicked => Code::Internal,
             Self::Stopping => Code::Unavailable,
             Self::ReadPast { .. } | Self::WriteOffset { .. } => Code::OutOfRange,
             Self::Read { .. } => Code::Unknown,
-            Self::NoPlugin { .. } => Code::NotFound,
-            Self::UnknownMethod(_) | Self::Unimplemented(_) => Code::Unimplemented,
+            Self::NoPlugin { .. } | Self::NoStream(_) | Self::UnknownType(_) => Code::NotFound,
+            Self::UnknownMethod(_) | Self::Unimplemented(_) | Self::NoTransfer { .. } => Code::Unimplemented,
         }
     }
 }

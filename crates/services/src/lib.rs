@@ -12,6 +12,7 @@
 
 mod authority;
 mod blocking;
+mod byte_stream;
 mod containers;
 mod content;
 mod descriptor;
@@ -27,9 +28,12 @@ mod leases;
 mod namespaces;
 mod request;
 mod snapshots;
+mod streaming;
+mod streams;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod transfer;
 mod version;
 mod write;
 
@@ -39,3 +43,4 @@ pub use engines::{Engines, Health, Limits, MESSAGE_MAX_BYTES, routes};
 pub use error::Error;
 pub use introspection::{Plugin, Server};
 pub use layer::{RequestLayer, RequestService};
+pub use streams::Streams;

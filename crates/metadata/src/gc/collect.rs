@@ -1,6 +1,6 @@
 //! A run of the collector.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use model::{Code, Coded, Digest, Namespace, Timestamp};
@@ -9,6 +9,7 @@ use store::{Durability, View};
 
 use super::control::Work;
 use super::graph::{Garbage, Graph};
+use super::outside::Member;
 use crate::db::{Inner, Tx, namespaces, rows};
 use crate::encoding::{IngestRecord, decode};
 use crate::guard::Held;
@@ -46,8 +47,11 @@ impl Inner {
 
     /// Removes the records of garbage and adds what was theirs to `work`.
     fn sweep(&self, work: &mut Work) -> Result<(), Error> {
-        let found = self.store.read(|view| self.garbage(view, Timestamp::now()))?;
-        if found.is_empty() {
+        let outside = self.outside.members();
+        let found = self.store.read(|view| self.garbage(view, Timestamp::now(), &outside))?;
+        let mut ended = ended(&found);
+        if found.iter().all(|(_, garbage)| garbage.is_empty()) {
+            self.outside.remove(&ended);
             return Ok(());
         }
         let mut removed = Work::default();
@@ -55,21 +59,31 @@ impl Inner {
         self.write(Durability::OnDisk, |tx| {
             // Found again where nobody else writes: a request may have taken something since.
             let now = tx.now;
-            for (namespace, garbage) in self.garbage(tx, now)? {
+            let found = self.garbage(tx, now, &outside)?;
+            ended = self::ended(&found);
+            for (namespace, garbage) in found {
                 remove_records(tx, &namespace, garbage, &mut removed)?;
             }
             Ok(())
         })?;
         work.merge(removed);
+        self.outside.remove(&ended);
         Ok(())
     }
 
-    fn garbage(&self, view: &View, now: Timestamp) -> Result<Vec<(String, Garbage)>, Error> {
+    fn garbage(
+        &self,
+        view: &View,
+        now: Timestamp,
+        outside: &[(&'static str, Member)],
+    ) -> Result<Vec<(String, Garbage)>, Error> {
         let held = self.guards.held();
         let mut found = Vec::new();
-        for namespace in namespaces(view)? {
-            let garbage = Graph::read(view, &namespace)?.garbage(now, &held);
-            if !garbage.is_empty() {
+        let mut names: BTreeSet<String> = namespaces(view)?.into_iter().collect();
+        names.extend(outside.iter().map(|(_, member)| member.namespace.clone()));
+        for namespace in names {
+            let garbage = Graph::read(view, &namespace, outside)?.garbage(now, &held);
+            if !garbage.is_empty() || !garbage.outside.is_empty() {
                 found.push((namespace, garbage));
             }
         }
@@ -170,6 +184,14 @@ impl Inner {
             Ok(false)
         })
     }
+}
+
+/// What lives outside of the store and can go: kind, namespace, id.
+fn ended(found: &[(String, Garbage)]) -> Vec<(&'static str, String, String)> {
+    let each = found.iter().flat_map(|(namespace, garbage)| {
+        garbage.outside.iter().map(move |(kind, id)| (*kind, namespace.clone(), id.clone()))
+    });
+    each.collect()
 }
 
 /// The digests of all blobs that some namespace has.

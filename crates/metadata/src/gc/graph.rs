@@ -9,6 +9,7 @@ use snapshots::records::{self, Record};
 use store::View;
 
 use super::labels::{self, Reference, Target};
+use super::outside::Member;
 use crate::Error;
 use crate::db::rows;
 use crate::encoding::{BlobRecord, ContainerEdges, ImageRecord, IngestRecord, LeaseRecord, decode};
@@ -23,6 +24,7 @@ enum Node {
     Content(String),
     Ingest(String),
     Snapshot { snapshotter: String, key: String },
+    Outside { kind: &'static str, id: String },
 }
 
 impl From<Target<'_>> for Node {
@@ -34,6 +36,7 @@ impl From<Target<'_>> for Node {
             Target::Snapshot { snapshotter, key } => {
                 Self::Snapshot { snapshotter: snapshotter.to_owned(), key: key.to_owned() }
             }
+            Target::Outside { kind, id } => Self::Outside { kind, id: id.to_owned() },
         }
     }
 }
@@ -58,6 +61,7 @@ pub(super) struct Graph {
     snapshots: BTreeMap<String, BTreeMap<String, Record>>,
     leases: BTreeMap<String, LeaseRecord>,
     members: Vec<(String, Node)>,
+    outside: BTreeMap<(&'static str, String), Member>,
 }
 
 /// What can go.
@@ -69,9 +73,12 @@ pub(super) struct Garbage {
     pub(super) ingests: Vec<String>,
     /// Snapshotter and key; children before their parents.
     pub(super) snapshots: Vec<(String, String)>,
+    /// Kind and id.
+    pub(super) outside: Vec<(&'static str, String)>,
 }
 
 impl Garbage {
+    /// Whether there are no records to remove.
     pub(super) fn is_empty(&self) -> bool {
         self.leases.is_empty()
             && self.images.is_empty()
@@ -82,8 +89,8 @@ impl Garbage {
 }
 
 impl Graph {
-    /// Reads the records of a namespace.
-    pub(super) fn read(view: &View, namespace: &str) -> Result<Self, Error> {
+    /// Reads the records of a namespace, and takes what `outside` has of it.
+    pub(super) fn read(view: &View, namespace: &str, outside: &[(&'static str, Member)]) -> Result<Self, Error> {
         let mut graph = Self { namespace: namespace.to_owned(), ..Self::default() };
         rows(view, Table::Container, namespace, |id, value| {
             graph.containers.insert(id.to_owned(), decode("container", id, value)?);
@@ -119,6 +126,9 @@ impl Graph {
             let found = found.into_iter().map(|record| (record.key.clone(), record)).collect();
             graph.snapshots.insert(snapshotter, found);
         }
+        for (kind, member) in outside.iter().filter(|(_, member)| member.namespace == namespace) {
+            graph.outside.insert((kind, member.id.clone()), member.clone());
+        }
         Ok(graph)
     }
 
@@ -145,6 +155,8 @@ impl Graph {
             records.sort_by_key(|record| std::cmp::Reverse(record.parents.len()));
             garbage.snapshots.extend(records.into_iter().map(|record| (snapshotter.clone(), record.key.clone())));
         }
+        let outside = self.outside.keys().filter(|(kind, id)| dead(&Node::Outside { kind, id: id.clone() }));
+        garbage.outside.extend(outside.cloned());
         garbage
     }
 
@@ -179,6 +191,17 @@ impl Graph {
                 let flat = lease.labels.contains_key(labels::FLAT);
                 roots.push((node.clone(), if flat { Mark::Flat } else { Mark::Full }));
             }
+        }
+        for ((kind, id), member) in &self.outside {
+            let lease = member.lease.as_ref().map(|lease| self.leases.get(lease));
+            let mark = match lease {
+                None => Mark::Full,
+                Some(Some(lease)) if labels::expired(&lease.labels, now) => continue,
+                Some(Some(lease)) if lease.labels.contains_key(labels::FLAT) => Mark::Flat,
+                Some(Some(_)) => Mark::Full,
+                Some(None) => continue,
+            };
+            roots.push((Node::Outside { kind, id: id.clone() }, mark));
         }
         let mut root = |node| roots.push((node, Mark::Full));
         self.containers.keys().for_each(|id| root(Node::Container(id.clone())));
@@ -245,7 +268,7 @@ impl Graph {
                     part(Node::Snapshot { snapshotter: snapshotter.clone(), key: record.parent.clone() });
                 }
             }
-            Node::Content(_) => {}
+            Node::Content(_) | Node::Outside { .. } => {}
         }
     }
 
@@ -261,6 +284,7 @@ impl Graph {
             Node::Content(digest) => self.blobs.get(digest).map(|found| &found.labels),
             Node::Ingest(_) => None,
             Node::Snapshot { .. } => self.snapshot(node).map(|found| &found.labels),
+            Node::Outside { kind, id } => self.outside.get(&(*kind, id.clone())).map(|found| &found.labels),
         }
     }
 
@@ -285,6 +309,9 @@ impl Graph {
                 let node = || Node::Snapshot { snapshotter: snapshotter.clone(), key: record.key.clone() };
                 add(&node, &record.labels);
             }
+        }
+        for ((kind, id), member) in &self.outside {
+            add(&|| Node::Outside { kind, id: id.clone() }, &member.labels);
         }
         back
     }

@@ -17,6 +17,7 @@ pub(crate) enum Target<'a> {
     Image(&'a str),
     Container(&'a str),
     Snapshot { snapshotter: &'a str, key: &'a str },
+    Outside { kind: &'static str, id: &'a str },
 }
 
 /// A reference in a label.
@@ -28,7 +29,7 @@ pub(crate) enum Reference<'a> {
     From(Target<'a>),
 }
 
-/// Reads one label: `gc.ref.content`, `gc.ref.image` and `gc.ref.snapshot.<snapshotter>`, and `gc.bref.*` with
+/// Reads one label: `gc.ref.content`, `gc.ref.image`, `gc.ref.stream`, `gc.ref.mount` and `gc.ref.snapshot.<snapshotter>`, and `gc.bref.*` with
 /// `container` besides. A name may follow behind `.` or `/` (behind `/` for snapshots) and makes several references of
 /// one kind possible.
 pub(crate) fn reference<'a>(key: &'a str, value: &'a str) -> Option<Reference<'a>> {
@@ -56,7 +57,8 @@ fn target<'a>(kind: &'a str, value: &'a str) -> Option<Target<'a>> {
     } else if named("container") {
         Some(Target::Container(value))
     } else {
-        None
+        let outside = ["stream", "mount"].into_iter().find(|kind| named(kind));
+        outside.map(|kind| Target::Outside { kind, id: value })
     }
 }
 

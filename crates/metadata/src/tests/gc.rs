@@ -287,3 +287,56 @@ fn requests_and_collections_do_not_disturb_each_other() {
         assert!(world.snapshots(&format!("n{thread}")).is_empty());
     }
 }
+
+/// Things outside of the store, as their keeper has them.
+#[derive(Debug, Default)]
+struct Keeper(std::sync::Mutex<Vec<crate::Member>>);
+
+impl crate::Collectible for Keeper {
+    fn kind(&self) -> &'static str {
+        "stream"
+    }
+
+    fn members(&self) -> Vec<crate::Member> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn remove(&self, garbage: &[(String, String)]) {
+        self.0
+            .lock()
+            .unwrap()
+            .retain(|member| !garbage.iter().any(|(namespace, id)| *namespace == member.namespace && *id == member.id));
+    }
+}
+
+#[test]
+fn things_outside_live_as_long_as_what_keeps_them() {
+    let world = World::new();
+    let keeper = Arc::new(Keeper::default());
+    world.metadata.keep(keeper.clone());
+    let add = |namespace: &str, id: &str, lease: Option<&str>, pairs: &[(&str, &str)]| {
+        let lease = lease.map(str::to_owned);
+        let member = crate::Member { namespace: namespace.into(), id: id.into(), lease, labels: labels(pairs) };
+        keeper.0.lock().unwrap().push(member);
+    };
+    let left = || {
+        world.collect();
+        keeper.0.lock().unwrap().iter().map(|member| member.id.clone()).collect::<Vec<_>>()
+    };
+    world.lease("n", "l", &[]);
+    world.lease("n", "past", &[PAST]);
+    add("n", "free", None, &[]);
+    add("n", "leased", Some("l"), &[]);
+    add("n", "expired", Some("past"), &[]);
+    add("n", "named", Some("gone"), &[]);
+    add("n", "naming", Some("gone"), &[("containerd.io/gc.bref.container", "c")]);
+    add("nowhere", "lost", Some("l"), &[]);
+    add("nowhere", "rootless", None, &[]);
+    world.metadata.containers().create(&scope("n"), container("c")).unwrap();
+    let blob = world.blob(&scope("n"), "x", &[ROOT, ("containerd.io/gc.ref.stream.a", "named")]);
+    assert_eq!(left(), ["free", "leased", "named", "naming", "rootless"]);
+    world.metadata.leases().delete(&ns("n"), "l").unwrap();
+    world.metadata.containers().delete(&scope("n"), "c").unwrap();
+    world.metadata.content().delete(&scope("n"), &blob).unwrap();
+    assert_eq!(left(), ["free", "rootless"]);
+}
