@@ -15,9 +15,7 @@ use supervisor::Supervisor;
 use tokio::sync::watch;
 
 use crate::config::Config;
-
-/// The restart policies that clients may ask for.
-const POLICIES: [&str; 4] = ["no", "always", "on-failure", "unless-stopped"];
+use crate::plugins;
 
 /// The shim, which stands beside this program.
 const SHIM: &str = "containerd-shim-gantry-v2";
@@ -70,73 +68,28 @@ fn metadata(root: &Path, journal: Journal) -> anyhow::Result<(Metadata, Vec<Plug
     let content = ContentStore::open(&content_path).map_err(describe).context("open the content store")?;
 
     let mut drivers: Vec<Arc<dyn Driver>> = Vec::new();
-    let mut plugins = vec![
-        Plugin::new("event.v1", "exchange"),
-        Plugin::new("content.v1", "content").export("root", text(&content_path)),
-    ];
+    let mut plugins = plugins::foundation(&content_path);
     type Opened = Result<Arc<dyn Driver>, snapshots::Error>;
     let directory = |name: &str| root.join(format!("io.containerd.snapshotter.v1.{name}"));
     let native: Opened = Native::open(&directory("native")).map(|driver| Arc::new(driver) as _);
     let overlay: Opened =
         Overlay::open(&directory("overlayfs"), OverlayOptions::default()).map(|driver| Arc::new(driver) as _);
     for (name, driver) in [("native", native), ("overlayfs", overlay)] {
-        let plugin = Plugin::new("snapshotter.v1", name).platform();
         match driver {
             Ok(driver) => {
-                let exported = plugin.export("root", text(driver.root()));
-                plugins.push(driver.capabilities().iter().fold(exported, |plugin, name| plugin.capability(name)));
+                plugins.push(plugins::snapshotter(name, Ok(&driver)));
                 drivers.push(driver);
             }
             Err(error) => {
                 let why = model::render(&error);
                 tracing::warn!(snapshotter = name, why, "snapshotter is not available");
-                plugins.push(plugin.failed(format!("{why}: skip plugin")));
+                plugins.push(plugins::snapshotter(name, Err(why)));
             }
         }
     }
     let metadata = Metadata::open(store, content, drivers, journal).map_err(describe).context("open the metadata")?;
-    plugins.extend(other_plugins(&store_path));
+    plugins.extend(plugins::house(&store_path));
     Ok((metadata, plugins))
-}
-
-/// Everything that is always there.
-fn other_plugins(store: &Path) -> Vec<Plugin> {
-    let mut plugins = vec![
-        Plugin::new("metadata.v1", "bolt").export("path", text(store)).export("policy", "shared"),
-        Plugin::new("gc.v1", "scheduler"),
-        Plugin::new("lease.v1", "manager"),
-        Plugin::new("differ.v1", "walking").platform(),
-        Plugin::new("streaming.v1", "manager"),
-        Plugin::new("transfer.v1", "local"),
-        POLICIES
-            .iter()
-            .fold(Plugin::new("monitor.container.v1", "restart"), |plugin, policy| plugin.capability(policy)),
-        Plugin::new("runtime.v2", "task").platform().export("log-uri-schemes", "fifo,file,binary"),
-    ];
-    let services = ["containers", "content", "diff", "images", "introspection", "namespaces", "snapshots", "tasks"];
-    plugins.extend(services.map(|name| Plugin::new("service.v1", format!("{name}-service"))));
-    let doors = [
-        "containers",
-        "content",
-        "diff",
-        "events",
-        "healthcheck",
-        "images",
-        "introspection",
-        "leases",
-        "namespaces",
-        "snapshots",
-        "streaming",
-        "tasks",
-        "transfer",
-        "version",
-    ];
-    plugins.extend(doors.map(|name| Plugin::new("grpc.v1", name)));
-    plugins
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
 }
 
 /// Errors of the engines name their sources themselves.

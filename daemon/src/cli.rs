@@ -55,6 +55,13 @@ pub(crate) enum Command {
         #[arg(long)]
         namespace: String,
     },
+    /// Be a hook of a container: execute a program whose arguments are templates ({{pid}}, {{id}}, {{bundle}}, {{rootfs}},
+    /// {{status}}, {{annotation "KEY"}}), filled from the container's state on standard input
+    OciHook {
+        /// The program, an absolute path, and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -71,8 +78,14 @@ pub(crate) enum ConfigAction {
 pub(crate) fn with_long_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     const LONG: [&str; 9] =
         ["config", "root", "state", "address", "log-level", "help", "version", "topic", "namespace"];
+    // Behind a lone "--" stands what is none of ours.
+    let mut ours = true;
     arguments
         .map(|argument| {
+            ours &= argument != "--";
+            if !ours {
+                return argument;
+            }
             let text = argument.to_string_lossy();
             let name = text.strip_prefix('-').map(|rest| rest.split('=').next().unwrap_or(rest));
             if name.is_some_and(|name| LONG.contains(&name)) {
@@ -128,7 +141,10 @@ mod tests {
             let Some(Command::Publish { topic, namespace }) = parse(line).unwrap().command else { panic!("{line}") };
             assert_eq!((topic.as_str(), namespace.as_str()), ("/t", "n"), "{line}");
         }
-        for line in ["gantryd surplus", "gantryd --unknown", "gantryd config", "gantryd --root"] {
+        let line = "containerd oci-hook -- /bin/ps -config {{pid}} --state";
+        let Some(Command::OciHook { command }) = parse(line).unwrap().command else { panic!("{line}") };
+        assert_eq!(command, ["/bin/ps", "-config", "{{pid}}", "--state"]);
+        for line in ["gantryd oci-hook", "gantryd surplus", "gantryd --unknown", "gantryd config", "gantryd --root"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -13,6 +13,8 @@ mod cli;
 mod config;
 mod directories;
 mod logging;
+mod oci_hook;
+mod plugins;
 mod publish;
 mod replace;
 mod serve;
@@ -59,13 +61,17 @@ fn enter_cgroup(path: &str) -> anyhow::Result<()> {
 }
 
 fn run(arguments: cli::Arguments) -> anyhow::Result<()> {
+    // A hook runs where the daemon's configuration may not be readable, and needs none.
+    if let Some(cli::Command::OciHook { command }) = &arguments.command {
+        return oci_hook::run(command);
+    }
     let loaded = config::load(&arguments)?;
     match arguments.command {
         Some(cli::Command::Config { action }) => return cli::print_config(action, &loaded.config),
         Some(cli::Command::Publish { topic, namespace }) => {
             return publish::publish(&loaded.config, topic, namespace);
         }
-        None => {}
+        Some(cli::Command::OciHook { .. }) | None => {}
     }
     logging::start(&loaded.config.debug)?;
     for warning in &loaded.warnings {

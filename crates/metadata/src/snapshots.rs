@@ -61,6 +61,14 @@ impl<'a> Snapshots<'a> {
         self.make(scope, new, Kind::View)
     }
 
+    /// Removes what no record of any namespace mentions: directories of this snapshotter above all. They are gone when it
+    /// returns, unless a request in flight holds them.
+    pub fn cleanup(&self, snapshotter: &str) -> Result<(), Error> {
+        self.0.snapshotter(snapshotter)?;
+        self.0.gc.find_orphans();
+        self.0.collect_and_wait()
+    }
+
     /// The mounts of an active snapshot or a view. FAILED_PRECONDITION for a committed one.
     pub fn mounts(&self, namespace: &Namespace, snapshotter: &str, key: &str) -> Result<Vec<Mount>, Error> {
         let driver = self.0.snapshotter(snapshotter)?;

@@ -11,6 +11,7 @@ mod id;
 mod labels;
 mod mount;
 pub mod record;
+pub mod template;
 mod timestamp;
 
 pub use any::Any;

@@ -139,7 +139,9 @@ pub fn routes(engines: &Engines, limits: Limits) -> (Routes, Health) {
         version::version_server::VersionServer(
             VersionService { version: server.version.clone(), revision: server.revision.clone() }
         );
-        introspection::introspection_server::IntrospectionServer(IntrospectionService { server });
+        introspection::introspection_server::IntrospectionServer(
+            IntrospectionService { server, supervisor: engines.supervisor.clone() }
+        );
         namespaces::namespaces_server::NamespacesServer(NamespacesService { engines: engines.clone() });
         containers::containers_server::ContainersServer(ContainersService { engines: engines.clone() });
         content::content_server::ContentServer(ContentService { engines: engines.clone() });

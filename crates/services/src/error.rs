@@ -79,7 +79,7 @@ pub enum Error {
         value: i64,
     },
     /// No such plugin.
-    #[error("plugin {kind}.{id}")]
+    #[error("plugin {kind}.{id} not found")]
     NoPlugin {
         /// Its type.
         kind: String,
@@ -121,6 +121,12 @@ pub enum Error {
         /// Type of the destination.
         to: String,
     },
+    /// A question to a plugin that could not be loaded.
+    #[error("cannot get extra info, plugin not successfully loaded")]
+    PluginFailed,
+    /// A question that a plugin does not understand.
+    #[error("plugin does not provided extra information")]
+    NoAnswer,
     /// No service has this method.
     #[error("unknown method {0}")]
     UnknownMethod(String),
@@ -132,7 +138,7 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
-            Self::NamespaceRequired | Self::StreamInUse(_) => Code::FailedPrecondition,
+            Self::NamespaceRequired | Self::PluginFailed | Self::StreamInUse(_) => Code::FailedPrecondition,
             Self::Namespace(_)
             | Self::Header(_)
             | Self::Required(_)
@@ -153,7 +159,9 @@ impl Coded for Error {
             Self::ReadPast { .. } | Self::WriteOffset { .. } => Code::OutOfRange,
             Self::Read { .. } => Code::Unknown,
             Self::NoPlugin { .. } | Self::NoStream(_) | Self::UnknownType(_) => Code::NotFound,
-            Self::UnknownMethod(_) | Self::Unimplemented(_) | Self::NoTransfer { .. } => Code::Unimplemented,
+            Self::NoAnswer | Self::UnknownMethod(_) | Self::Unimplemented(_) | Self::NoTransfer { .. } => {
+                Code::Unimplemented
+            }
         }
     }
 }

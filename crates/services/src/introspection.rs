@@ -8,18 +8,24 @@ use std::{fs, process};
 use api_grpc::google::rpc;
 use api_grpc::services::introspection as api;
 use api_grpc::services::introspection::introspection_server::Introspection;
-use api_grpc::types::Platform;
+use api_grpc::types::{Platform, RuntimeRequest};
+use api_grpc::{decode, encode};
 use model::Code;
 use model::filter::Filters;
+use supervisor::Supervisor;
 use tonic::{Request, Response, Status};
 
 use crate::Error;
+
+/// The plugin that can be asked about runtimes.
+const RUNTIMES: (&str, &str) = ("runtime.v2", "task");
 
 /// What the daemon consists of, told in containerd's words: clients look for plugins by type and id.
 #[derive(Clone, Debug)]
 pub struct Plugin {
     kind: &'static str,
     id: String,
+    requires: Vec<&'static str>,
     exports: BTreeMap<String, String>,
     capabilities: Vec<String>,
     platform: bool,
@@ -30,7 +36,14 @@ impl Plugin {
     /// The plugin `io.containerd.<kind>/<id>`.
     pub fn new(kind: &'static str, id: impl Into<String>) -> Self {
         let (exports, capabilities) = (BTreeMap::new(), Vec::new());
-        Self { kind, id: id.into(), exports, capabilities, platform: false, failure: None }
+        Self { kind, id: id.into(), requires: Vec::new(), exports, capabilities, platform: false, failure: None }
+    }
+
+    /// Adds the kinds of plugins that it builds on, `metadata.v1` for instance.
+    #[must_use]
+    pub fn requires(mut self, kinds: &[&'static str]) -> Self {
+        self.requires.extend(kinds);
+        self
     }
 
     /// Adds something that clients read of it.
@@ -82,7 +95,7 @@ impl Plugin {
         api::Plugin {
             r#type: self.kind(),
             id: self.id.clone(),
-            requires: Vec::new(),
+            requires: self.requires.iter().map(|kind| format!("io.containerd.{kind}")).collect(),
             platforms: if self.platform { vec![this_platform()] } else { Vec::new() },
             exports: self.exports.clone(),
             capabilities: self.capabilities.clone(),
@@ -144,6 +157,17 @@ fn persistent_uuid(directory: &Path) -> io::Result<String> {
 /// The service `Introspection`.
 pub(crate) struct IntrospectionService {
     pub(crate) server: Server,
+    pub(crate) supervisor: Supervisor,
+}
+
+impl IntrospectionService {
+    /// Asks the plugin that runs tasks about a runtime.
+    async fn runtime(&self, question: prost_types::Any) -> Result<prost_types::Any, Status> {
+        let question: RuntimeRequest = decode::unpack(&decode::any(question)).map_err(|_| Error::NoAnswer)?;
+        let options = question.options.map(decode::any);
+        let info = self.supervisor.runtime_info(&question.runtime_path, options).await;
+        Ok(encode::any(encode::pack(&info.map_err(|error| api_grpc::status(&error))?)))
+    }
 }
 
 #[tonic::async_trait]
@@ -174,10 +198,13 @@ impl Introspection for IntrospectionService {
         let Some(plugin) = self.server.plugins.iter().find(wanted) else {
             return Err(Error::NoPlugin { kind: request.r#type, id: request.id }.into());
         };
-        if request.options.is_some() {
-            return Err(Error::Unimplemented("plugins cannot be asked about options").into());
-        }
-        Ok(Response::new(api::PluginInfoResponse { plugin: Some(plugin.encode()), extra: None }))
+        let extra = match request.options {
+            None => None,
+            Some(_) if plugin.failure.is_some() => return Err(Error::PluginFailed.into()),
+            Some(question) if (plugin.kind, plugin.id.as_str()) == RUNTIMES => Some(self.runtime(question).await?),
+            Some(_) => return Err(Error::NoAnswer.into()),
+        };
+        Ok(Response::new(api::PluginInfoResponse { plugin: Some(plugin.encode()), extra }))
     }
 }
 
@@ -185,14 +212,20 @@ impl Introspection for IntrospectionService {
 mod tests {
     use super::*;
 
-    fn service() -> IntrospectionService {
+    fn service() -> (IntrospectionService, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        let journal = events::Journal::open(root.path(), "boot", events::Config::default()).unwrap();
+        let shim = path("containerd-shim-gantry-v2");
+        let config = supervisor::Config::new(path("s"), path("r"), shim, "/a".into());
+        let supervisor = Supervisor::new(config, journal).unwrap();
         let plugins = vec![
             Plugin::new("snapshotter.v1", "native").export("root", "/r"),
             Plugin::new("snapshotter.v1", "overlayfs").failed("no overlay: skip plugin"),
             Plugin::new("runtime.v2", "task").platform(),
         ];
         let server = Server { version: "1".into(), revision: String::new(), uuid: "u".into(), plugins: plugins.into() };
-        IntrospectionService { server }
+        (IntrospectionService { server, supervisor }, root)
     }
 
     #[tokio::test]
@@ -204,7 +237,7 @@ mod tests {
             ("platforms", vec![]),
         ] {
             let request = Request::new(api::PluginsRequest { filters: vec![filter.to_owned()] });
-            let plugins = service().plugins(request).await.unwrap().into_inner().plugins;
+            let plugins = service().0.plugins(request).await.unwrap().into_inner().plugins;
             let ids: Vec<&str> = plugins.iter().map(|plugin| plugin.id.as_str()).collect();
             assert_eq!(ids, want, "{filter}");
         }
@@ -215,14 +248,24 @@ mod tests {
         let ask = |kind: &str, id: &str, options| {
             Request::new(api::PluginInfoRequest { r#type: kind.to_owned(), id: id.to_owned(), options })
         };
-        let service = service();
+        let (service, _root) = service();
         let found = service.plugin_info(ask("io.containerd.runtime.v2", "task", None)).await.unwrap().into_inner();
         assert_eq!(found.plugin.map(|plugin| plugin.platforms.len()), Some(1));
-        let missing = service.plugin_info(ask("io.containerd.x", "y", None)).await.unwrap_err();
-        assert_eq!(missing.message(), "plugin io.containerd.x.y: not found");
-        let options = Some(prost_types::Any::default());
-        let asked = service.plugin_info(ask("io.containerd.runtime.v2", "task", options)).await.unwrap_err();
-        assert_eq!(asked.code(), tonic::Code::Unimplemented);
+        let question = |runtime: &str| {
+            let runtime_path = runtime.to_owned();
+            Some(encode::any(encode::pack(&RuntimeRequest { runtime_path, options: None })))
+        };
+        for (kind, id, options, want) in [
+            ("io.containerd.x", "y", None, "plugin io.containerd.x.y not found"),
+            ("io.containerd.runtime.v2", "task", Some(prost_types::Any::default()), ": not implemented"),
+            ("io.containerd.snapshotter.v1", "native", question("x"), ": not implemented"),
+            ("io.containerd.snapshotter.v1", "overlayfs", question("x"), ": failed precondition"),
+            ("io.containerd.runtime.v2", "task", question("a/b"), "invalid runtime name a/b"),
+            ("io.containerd.runtime.v2", "task", question("io.containerd.none.v1"), "not installed"),
+        ] {
+            let refused = service.plugin_info(ask(kind, id, options)).await.unwrap_err();
+            assert!(refused.message().contains(want), "{refused}");
+        }
     }
 
     #[test]

@@ -135,10 +135,10 @@ impl Snapshots for SnapshotsService {
         Ok(Response::new(api::UsageResponse { size: signed(usage.size), inodes: signed(usage.inodes) }))
     }
 
-    /// Nothing is left to a client to clean up; containerd's daemon does not serve this either.
     async fn cleanup(&self, request: Request<api::CleanupRequest>) -> Result<Response<()>, Status> {
-        namespaced(request)?;
-        Err(Error::Unimplemented("snapshots are cleaned up without being asked").into())
+        let (_, request) = namespaced(request)?;
+        self.engines.lengthy(move |metadata| metadata.snapshots().cleanup(&request.snapshotter)).await?;
+        Ok(Response::new(()))
     }
 }
 

@@ -73,6 +73,25 @@ pub enum Error {
         /// What it printed.
         reply: String,
     },
+    /// A shim does not say what it is.
+    #[error("failed to run {program} -info: exit status {status} (stderr: {output:?})")]
+    ShimInfo {
+        /// The shim.
+        program: PathBuf,
+        /// How it ended.
+        status: u32,
+        /// The beginning of what it printed.
+        output: String,
+    },
+    /// What a shim says that it is cannot be read.
+    #[error("failed to unmarshal what {program} -info printed")]
+    ShimInfoReply {
+        /// The shim.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: prost::DecodeError,
+    },
     /// A file or directory of the bundle.
     #[error("{operation} {path}")]
     Bundle {
@@ -198,6 +217,8 @@ impl Coded for Error {
             | Self::Bundle { .. }
             | Self::Launch { .. }
             | Self::ShimStart { .. }
+            | Self::ShimInfo { .. }
+            | Self::ShimInfoReply { .. }
             | Self::ShimDied { .. }
             | Self::Socket { .. }
             | Self::Process { .. } => Code::Unknown,

@@ -21,6 +21,7 @@ mod ends;
 mod error;
 mod failures;
 mod forward;
+mod info;
 mod keep;
 mod late;
 mod launch;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api_grpc::types::RuntimeInfo;
 use events::{Entry, Envelope, Journal};
 use model::record::Status;
 use model::{Any, Namespace, check_identifier};
@@ -23,7 +24,7 @@ use crate::pidfd::Pidfd;
 use crate::report::{Heard, Report};
 use crate::shim::ShimClient;
 use crate::task::{CreateTask, ExecTask, Exit, Pid, Process, ProcessState, State, Task};
-use crate::{Config, Error, launch, oom, records, remove, runtimes, shim_log};
+use crate::{Config, Error, info, launch, oom, records, remove, runtimes, shim_log};
 
 /// Tasks whose creation may be waiting or under way at once.
 const CREATING_MAX: usize = 1024;
@@ -400,6 +401,11 @@ impl Supervisor {
             return Ok(());
         }
         task.shim.close_io(exec_id.to_owned(), stdin).await
+    }
+
+    /// Asks the shim that `runtime` means what it is and can do, with the runtime options, by running it with `-info`.
+    pub async fn runtime_info(&self, runtime: &str, options: Option<Any>) -> Result<RuntimeInfo, Error> {
+        info::ask(&self.context.config, runtime, options).await
     }
 
     /// The published end of each task that is stopped and not deleted, for [`Journal::subscribe`] to replay to those
