@@ -4,6 +4,7 @@
 //! - [`TarReader`] reads any tar, [`TarWriter`] writes one.
 //! - [`Digesting`] hashes a stream as it flows, so that the uncompressed digest costs no second read.
 //! - [`apply`] writes a layer's changes into a directory, as an overlay upper directory or by removing in place.
+//! - [`diff`] makes a layer of what differs between two trees.
 //! - [`copy_tree`] and [`copy_entry`] copy files with everything they have.
 //!
 //! **Invariant:** whatever bytes a stream has, nothing outside of the root directory is created, changed, linked to or
@@ -13,6 +14,7 @@
 mod apply;
 mod compression;
 mod copy;
+mod diff;
 mod error;
 mod lower;
 mod pax;
@@ -24,6 +26,7 @@ mod xattr;
 pub use apply::{Applied, ApplyOptions, Limits, Whiteouts, apply};
 pub use compression::{Compression, Compressor, Digesting, decompress, decompress_any};
 pub use copy::{copy_entry, copy_tree};
+pub use diff::diff;
 pub use error::Error;
 pub use reader::{Entry, Kind, TarReader};
 pub use writer::TarWriter;

@@ -4,12 +4,12 @@ use api_grpc::services::diff::diff_server::Diff;
 use api_grpc::types::Descriptor;
 use model::Digest;
 use tonic::{Request, Response, Status};
-use transfer::{LAYER_MEDIA_TYPE, Layer};
+use transfer::{DiffOptions, LAYER_MEDIA_TYPE, Layer, Session};
 
-use crate::request::namespaced;
+use crate::request::{namespaced, scoped};
 use crate::{Engines, Error};
 
-/// The service `Diff`: layers to trees.
+/// The service `Diff`: layers to trees and back.
 pub(crate) struct DiffService {
     pub(crate) engines: Engines,
 }
@@ -29,8 +29,20 @@ impl Diff for DiffService {
     }
 
     async fn diff(&self, request: Request<api::DiffRequest>) -> Result<Response<api::DiffResponse>, Status> {
-        namespaced(request)?;
-        Err(Error::Unimplemented("layers cannot be made of trees yet").into())
+        let (scope, request) = scoped(request)?;
+        let (left, right) = (decode::mounts(request.left), decode::mounts(request.right));
+        let options = DiffOptions {
+            media_type: request.media_type,
+            reference: request.r#ref,
+            labels: request.labels,
+            latest: request.source_date_epoch.map(|time| time.seconds),
+        };
+        let metadata = self.engines.metadata.clone();
+        let work = move || transfer::diff(&Session::plain(&metadata, scope), &left, &right, options);
+        let made = self.engines.lengthy.run(work).await?;
+        let descriptor =
+            Descriptor { media_type: made.media_type, digest: made.digest, size: made.size, ..Descriptor::default() };
+        Ok(Response::new(api::DiffResponse { diff: Some(descriptor) }))
     }
 }
 

@@ -3,6 +3,7 @@ use std::thread;
 use archive::{Applied, Digesting};
 use content::Blob;
 use model::{Digest, Mount};
+use rustix::fs::{Mode, OFlags};
 
 use crate::queue::queue;
 use crate::{Error, Target};
@@ -19,12 +20,13 @@ pub struct Layer {
 }
 
 /// Writes the layer in `blob` into the directory behind `mounts`, the mounts of an active snapshot, which need not be
-/// mounted anywhere. Blocks, and uses a second thread to decompress.
+/// mounted anywhere; other file systems are mounted for this call, seen by nobody. Blocks, and uses a second thread to decompress.
 ///
-/// Nothing is flushed: the commit of the snapshot does that, for all its files at once. UNIMPLEMENTED for a media type
+/// Nothing of a snapshot is flushed: the commit of the snapshot does that, for all its files at once. UNIMPLEMENTED for a media type
 /// or mounts that we do not know. After an error the snapshot holds part of the layer.
 pub fn apply(blob: Blob, media_type: &str, mounts: &[Mount]) -> Result<Layer, Error> {
     let target = Target::of(mounts)?;
+    let root = target.open()?;
     let mut tar = Digesting::new(archive::decompress(blob.into_reader(0), media_type)?);
     let (sender, reader) = queue();
     thread::scope(|scope| {
@@ -36,8 +38,14 @@ pub fn apply(blob: Blob, media_type: &str, mounts: &[Mount]) -> Result<Layer, Er
             })
             .map_err(Error::Thread)?;
         // It reads to the end of the stream, or drops the queue on an error: both end the other thread.
-        let applied = archive::apply(reader, target.dir(), target.options())?;
+        let applied = archive::apply(reader, &root.path, target.options())?;
         let (digest, size) = decompression.join().map_err(|_| Error::Lost)?;
+        if let Some(mount) = &root.mount {
+            // Nobody else will: what is written to a mount that ends with this call is no snapshot.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(mount, ".", flags, Mode::empty());
+            opened.and_then(rustix::fs::syncfs).map_err(|errno| Error::Flush(errno.into()))?;
+        }
         Ok(Layer { digest, size, applied })
     })
 }
@@ -105,7 +113,7 @@ mod tests {
             assert_eq!((done.digest, done.size), (digest(layer), layer.len() as u64));
             driver.commit(id).expect("commit");
             parents.insert(0, id);
-            dir = Some(Target::of(&mounts).expect("target").dir().to_owned());
+            dir = Some(Target::of(&mounts).expect("target").open().expect("directory").path);
         }
         dir.expect("two rounds")
     }

@@ -20,11 +20,26 @@ pub enum Error {
     #[error("mounts are read-only")]
     ReadOnly,
     /// The mounts would have to be made to be written to.
-    #[error("cannot apply a layer to {0}: only one writable bind or overlay mount is supported")]
+    #[error("no layer is made of or applied to {0}")]
     Unsupported(String),
     /// The layer cannot be decompressed or written.
     #[error("apply layer")]
     Archive(#[from] archive::Error),
+    /// A mount cannot be made.
+    #[error(transparent)]
+    Mount(#[from] ::mount::Error),
+    /// The directory of a bind mount cannot be opened.
+    #[error("open {path}")]
+    OpenTree {
+        /// The directory.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What was written cannot be brought to disk.
+    #[error("flush the mounted file system")]
+    Flush(#[source] io::Error),
     /// The metadata refused.
     #[error(transparent)]
     Metadata(#[from] ::metadata::Error),
@@ -197,6 +212,9 @@ impl Coded for Error {
             Self::BlobSize { .. } | Self::DiffId { .. } => Code::FailedPrecondition,
             Self::Corrupt { .. } => Code::DataLoss,
             Self::Metadata(source) => source.code(),
+            Self::Mount(source) => source.code(),
+            Self::OpenTree { source, .. } if source.kind() == io::ErrorKind::NotFound => Code::NotFound,
+            Self::OpenTree { .. } | Self::Flush(_) => Code::Unknown,
             Self::ReadStream(_) | Self::WriteStream(_) | Self::ReadDocument { .. } | Self::ReadBlob { .. } => {
                 Code::Unknown
             }

@@ -6,14 +6,16 @@
 //! import  stream ─► tar ─► blobs ─► documents, labelled ─► snapshots ─► names
 //! export  names ─► documents ─► plan ─► tar ─► stream
 //! tag     name ─► names
+//! diff    two trees ─► tar ─► hash ─► compress ─► blob
 //! ```
 //!
-//! **Invariant:** gantryd's mount namespace is never changed for a layer: what cannot be written directly into the
-//! directory behind a mount is refused with UNIMPLEMENTED. The digest returned covers every byte of the uncompressed
+//! **Invariant:** gantryd's mount namespace is never changed for a layer: it is written directly into the directory behind a
+//! snapshot's mount, and what else must be mounted is mounted detached, seen by nobody. The digest returned covers every byte of the uncompressed
 //! stream, also those behind the tar's end mark. What a transfer makes is in a lease from the first byte on, and a transfer
 //! that fails leaves nothing that is not.
 
 mod apply;
+mod diff;
 mod document;
 mod error;
 mod export;
@@ -26,6 +28,7 @@ mod session;
 mod tag;
 mod target;
 mod time;
+mod tree;
 mod unpack;
 mod walk;
 
@@ -33,6 +36,7 @@ mod walk;
 mod tests;
 
 pub use apply::{Layer, apply};
+pub use diff::{DiffOptions, diff};
 pub use document::Descriptor;
 pub use error::Error;
 pub use export::{ExportOptions, export};

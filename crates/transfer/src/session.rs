@@ -15,6 +15,14 @@ const LEASE_SECONDS: i64 = 24 * 60 * 60;
 /// Bytes on their way into an ingest.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// How it went to write a blob.
+enum Refused<F> {
+    /// The ingest was ours.
+    Opened(Result<(Digest, u64), Error>),
+    /// Somebody else has it; nothing was done.
+    Locked(Error, F),
+}
+
 /// One transfer: whose it is, and who is told how far it is.
 pub struct Session {
     pub(crate) metadata: Metadata,
@@ -56,6 +64,11 @@ impl Session {
             scope.lease = Some(metadata.leases().create(&scope.namespace, "", labels)?.id);
         }
         Ok(Self { metadata: metadata.clone(), scope, progress: Box::new(progress), own_lease })
+    }
+
+    /// Begins something small: what it makes is in the caller's lease, or in none, and nobody is told of it.
+    pub fn plain(metadata: &Metadata, scope: Scope) -> Self {
+        Self { metadata: metadata.clone(), scope, progress: Box::new(|_| {}), own_lease: false }
     }
 
     pub(crate) fn tell(&mut self, event: &str, name: &str, descriptor: Option<&Descriptor>) {
@@ -101,18 +114,42 @@ impl Session {
         labels: Labels,
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error>,
     ) -> Result<(Digest, u64), Error> {
-        let content = self.metadata.content();
-        let open =
-            |reference: &str| content.open_writer(&self.scope, &WriterOptions { reference, expected: None, total });
-        let mut name = reference.to_owned();
-        let mut writer = match open(&name) {
+        match self.write_as(reference, total, labels.clone(), fill) {
+            Refused::Opened(result) => result,
             // Another transfer writes something of the same name, which need not be the same thing.
-            Err(error) if error.code() == Code::Unavailable => {
-                name = format!("{reference}-{}", self.scope.lease.as_deref().unwrap_or_default());
-                open(&name)
+            Refused::Locked(_, fill) => {
+                let name = format!("{reference}-{}", self.scope.lease.as_deref().unwrap_or_default());
+                match self.write_as(&name, total, labels, fill) {
+                    Refused::Opened(result) => result,
+                    Refused::Locked(error, _) => Err(error),
+                }
             }
-            other => other,
-        }?;
+        }
+    }
+
+    /// As [`Session::write_blob`], by this reference and no other: UNAVAILABLE while somebody else has it.
+    pub(crate) fn write_exactly(
+        &self,
+        reference: &str,
+        labels: Labels,
+        fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error>,
+    ) -> Result<(Digest, u64), Error> {
+        match self.write_as(reference, 0, labels, fill) {
+            Refused::Opened(result) => result,
+            Refused::Locked(error, _) => Err(error),
+        }
+    }
+
+    fn write_as<F>(&self, reference: &str, total: u64, labels: Labels, fill: F) -> Refused<F>
+    where
+        F: FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error>,
+    {
+        let content = self.metadata.content();
+        let mut writer = match content.open_writer(&self.scope, &WriterOptions { reference, expected: None, total }) {
+            Ok(writer) => writer,
+            Err(error) if error.code() == Code::Unavailable => return Refused::Locked(error.into(), fill),
+            Err(error) => return Refused::Opened(Err(error.into())),
+        };
         let written = (|| {
             if writer.offset() > 0 {
                 writer.truncate()?;
@@ -126,9 +163,9 @@ impl Session {
             }
         })();
         if written.is_err() {
-            let _ = content.abort(&self.scope, &name);
+            let _ = content.abort(&self.scope, reference);
         }
-        written
+        Refused::Opened(written)
     }
 
     /// As [`Session::write_blob`], for all that `reader` has.

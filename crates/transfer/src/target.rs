@@ -1,3 +1,4 @@
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use archive::ApplyOptions;
@@ -17,10 +18,12 @@ pub enum Target {
     },
     /// A directory that holds all files itself: removals are removals.
     InPlace(PathBuf),
+    /// A file system that has to be mounted to be written to.
+    Mounted(Mount),
 }
 
 impl Target {
-    /// Finds the directory behind the mounts of an active snapshot. UNIMPLEMENTED for mounts that would have to be made.
+    /// Finds the directory behind the mounts of an active snapshot. UNIMPLEMENTED for several mounts.
     pub fn of(mounts: &[Mount]) -> Result<Self, Error> {
         let [mount] = mounts else {
             return Err(if mounts.is_empty() {
@@ -37,27 +40,42 @@ impl Target {
             "bind" | "rbind" => bind(mount),
             // fstab's way to say it.
             "" | "none" if mount.options.iter().any(|option| option == "bind" || option == "rbind") => bind(mount),
-            other => Err(Error::Unsupported(format!("a mount of type {:?}", head(other)))),
+            "" | "none" => Err(Error::Unsupported("a mount without a type".to_owned())),
+            _ if mount.options.iter().any(|option| option == "ro") => Err(Error::ReadOnly),
+            _ => Ok(Self::Mounted(mount.clone())),
         }
     }
 
-    /// The directory to write to.
-    pub fn dir(&self) -> &std::path::Path {
+    /// The directory to write to, open for as long as that takes.
+    pub(crate) fn open(&self) -> Result<Opened, Error> {
         match self {
-            Self::Upper { dir, .. } | Self::InPlace(dir) => dir,
+            Self::Upper { dir, .. } | Self::InPlace(dir) => Ok(Opened { path: dir.clone(), mount: None }),
+            Self::Mounted(mount) => {
+                let mount = ::mount::detached(mount)?;
+                Ok(Opened { path: sys::fs::proc_path(mount.as_fd()).into(), mount: Some(mount) })
+            }
         }
     }
 
     pub(crate) fn options(&self) -> ApplyOptions {
         match self {
             Self::Upper { lowers, .. } => ApplyOptions::upper(lowers.clone()),
-            Self::InPlace(_) => ApplyOptions::in_place(),
+            // A mounted file system makes of a removal what it needs.
+            Self::InPlace(_) | Self::Mounted(_) => ApplyOptions::in_place(),
         }
     }
 }
 
+/// A directory that is written to.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) path: PathBuf,
+    /// The mount that it is the root of, if it is ours.
+    pub(crate) mount: Option<OwnedFd>,
+}
+
 fn overlay(mount: &Mount) -> Result<Target, Error> {
-    let (mut upper, mut lowers) = (None, Vec::new());
+    let (mut upper, mut lowers, mut mounted) = (None, Vec::new(), false);
     for option in &mount.options {
         match option.split_once('=') {
             Some(("upperdir", dir)) => upper = Some(absolute(mount, dir.to_owned())?),
@@ -66,13 +84,14 @@ fn overlay(mount: &Mount) -> Result<Target, Error> {
                     lowers.push(absolute(mount, dir)?);
                 }
             }
-            // Marks of the user form would have to be written, which nobody asked for yet.
-            None if option == "userxattr" => return Err(Error::Unsupported("an overlay with userxattr".to_owned())),
+            // The kernel knows how to write marks of the user form.
+            None if option == "userxattr" => mounted = true,
             None if option == "ro" => return Err(Error::ReadOnly),
             _ => {}
         }
     }
     match upper {
+        Some(_) if mounted => Ok(Target::Mounted(mount.clone())),
         Some(dir) => Ok(Target::Upper { dir, lowers }),
         None => Err(Error::ReadOnly),
     }
@@ -85,7 +104,7 @@ fn bind(mount: &Mount) -> Result<Target, Error> {
     Ok(Target::InPlace(absolute(mount, mount.source.clone())?))
 }
 
-fn absolute(mount: &Mount, path: String) -> Result<PathBuf, Error> {
+pub(crate) fn absolute(mount: &Mount, path: String) -> Result<PathBuf, Error> {
     let path = PathBuf::from(path);
     if path.is_absolute() {
         return Ok(path);
@@ -94,7 +113,7 @@ fn absolute(mount: &Mount, path: String) -> Result<PathBuf, Error> {
 }
 
 /// The directories of a `lowerdir` option: separated by colons, where a backslash takes a character's meaning.
-fn split_lower(dirs: &str) -> Vec<String> {
+pub(crate) fn split_lower(dirs: &str) -> Vec<String> {
     let mut found = vec![String::new()];
     let mut characters = dirs.chars();
     while let Some(character) = characters.next() {
@@ -147,7 +166,8 @@ mod tests {
             (vec![mount("overlay", "overlay", &["upperdir=/a", "lowerdir=/b:"])], Err(Code::InvalidArgument)),
             (vec![mount("bind", "", &["rw"])], Err(Code::InvalidArgument)),
             (vec![mount("", "", &[])], Err(Code::Unimplemented)),
-            (vec![mount("ext4", "/dev/sda", &[])], Err(Code::Unimplemented)),
+            (vec![mount("ext4", "/dev/sda", &[])], Ok(Target::Mounted(mount("ext4", "/dev/sda", &[])))),
+            (vec![mount("ext4", "/dev/sda", &["ro"])], Err(Code::FailedPrecondition)),
             (vec![mount("bind", "/a", &[]), mount("bind", "/b", &[])], Err(Code::Unimplemented)),
             (vec![Mount { target: "/sub".to_owned(), ..mount("bind", "/a", &[]) }], Err(Code::Unimplemented)),
             (vec![], Err(Code::InvalidArgument)),

@@ -13,6 +13,7 @@ use crate::{Error, ExportOptions, ImageStore, ImportOptions, Reference, Session,
 
 mod archives;
 mod hostile;
+mod layers;
 
 struct World {
     metadata: Metadata,
