@@ -8,7 +8,7 @@ use content::ContentStore;
 use events::Journal;
 use metadata::Metadata;
 use model::Coded;
-use services::{Blocking, Engines, Plugin, Server, Streams};
+use services::{Blocking, Engines, MountKeeper, Plugin, Server, Streams};
 use snapshots::{Driver, Native, Overlay, OverlayOptions};
 use store::Store;
 use supervisor::Supervisor;
@@ -31,6 +31,10 @@ pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) ->
     let (root, publish) = (config.root.clone(), journal.clone());
     let opened = tokio::task::spawn_blocking(move || metadata(&root, publish)).await.context("open the metadata")?;
     let (metadata, plugins) = opened?;
+    let (root, state) = (config.root.clone(), config.state.clone());
+    let mounts = tokio::task::spawn_blocking(move || mounts::Manager::open(&state, &root, boot)).await;
+    let mounts = mounts.context("open the mount manager")?.map_err(describe).context("open the mount manager")?;
+    metadata.keep(Arc::new(MountKeeper(mounts.clone())));
     let streams = Streams::default();
     metadata.keep(Arc::new(streams.clone()));
 
@@ -55,7 +59,7 @@ pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) ->
 
     let server =
         Server::open(&config.root, env!("CARGO_PKG_VERSION"), "", plugins).context("read the daemon's uuid")?;
-    Ok(Engines { metadata, supervisor, journal, blocking, lengthy, streams, server, stopping })
+    Ok(Engines { metadata, supervisor, journal, blocking, lengthy, mounts, streams, server, stopping })
 }
 
 /// Opens what lives in the root directory. Blocks on the disk.

@@ -41,12 +41,13 @@ pub(crate) fn house(store: &Path) -> Vec<Plugin> {
         Plugin::new("gc.v1", "scheduler").requires(&["metadata.v1"]),
         Plugin::new("lease.v1", "manager").requires(&["metadata.v1", "gc.v1"]),
         Plugin::new("differ.v1", "walking").requires(&["metadata.v1"]).platform(),
+        Plugin::new("mount-manager.v1", "bolt").requires(&["metadata.v1"]),
         Plugin::new("streaming.v1", "manager").requires(&["metadata.v1"]),
         Plugin::new("transfer.v1", "local").requires(&["lease.v1", "metadata.v1", "differ.v1"]),
         Plugin::new("monitor.task.v1", "cgroups").requires(&["event.v1"]).platform(),
         Plugin::new("shim.v1", "manager").requires(&["event.v1", "metadata.v1"]).platform(),
         Plugin::new("runtime.v2", "task")
-            .requires(&["shim.v1"])
+            .requires(&["shim.v1", "mount-manager.v1"])
             .platform()
             .export("log-uri-schemes", "fifo,file,binary"),
         POLICIES.iter().fold(restart, |plugin, policy| plugin.capability(policy)),
@@ -71,7 +72,7 @@ fn services() -> impl Iterator<Item = Plugin> {
 }
 
 fn doors() -> impl Iterator<Item = Plugin> {
-    let doors: [(&str, &[&str]); 14] = [
+    let doors: [(&str, &[&str]); 15] = [
         ("containers", &["service.v1"]),
         ("content", &["service.v1"]),
         ("diff", &["service.v1"]),
@@ -80,6 +81,7 @@ fn doors() -> impl Iterator<Item = Plugin> {
         ("images", &["service.v1"]),
         ("introspection", &["service.v1"]),
         ("leases", &["lease.v1"]),
+        ("mounts", &["mount-manager.v1"]),
         ("namespaces", &["service.v1"]),
         ("snapshots", &["service.v1"]),
         ("streaming", &["streaming.v1"]),

@@ -32,6 +32,7 @@ pub mod services {
     pub use crate::generated::containerd::services::images::v1 as images;
     pub use crate::generated::containerd::services::introspection::v1 as introspection;
     pub use crate::generated::containerd::services::leases::v1 as leases;
+    pub use crate::generated::containerd::services::mounts::v1 as mounts;
     pub use crate::generated::containerd::services::namespaces::v1 as namespaces;
     pub use crate::generated::containerd::services::snapshots::v1 as snapshots;
     pub use crate::generated::containerd::services::streaming::v1 as streaming;

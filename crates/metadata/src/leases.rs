@@ -7,7 +7,7 @@ use store::Durability;
 use crate::db::{Inner, rows};
 use crate::encoding::{LeaseRecord, decode};
 use crate::keys::{self, KIND_BYTES_MAX, LEASE_BYTES_MAX, NAME_BYTES_MAX, Table, check_name};
-use crate::{Error, Lease, Resource};
+use crate::{Error, Lease, Resource, Scope};
 
 /// The leases of all namespaces. They publish no events.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,16 @@ impl<'a> Leases<'a> {
             })?;
             Ok(found)
         })
+    }
+
+    /// Checks that the lease of a request exists, if it names one: NOT_FOUND otherwise.
+    pub fn check(&self, scope: &Scope) -> Result<(), Error> {
+        let Some(lease) = &scope.lease else { return Ok(()) };
+        let key = Table::Lease.key(scope.namespace.as_str(), lease);
+        if lease.len() > LEASE_BYTES_MAX || self.0.store.read(|view| view.get(&key))?.is_none() {
+            return Err(Error::NoScopeLease);
+        }
+        Ok(())
     }
 
     /// Adds a member, which need not exist. Adding it again changes nothing.

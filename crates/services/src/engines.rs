@@ -20,6 +20,7 @@ use crate::events::EventsService;
 use crate::images::ImagesService;
 use crate::introspection::{IntrospectionService, Server};
 use crate::leases::LeasesService;
+use crate::mounts::MountsService;
 use crate::namespaces::NamespacesService;
 use crate::snapshots::SnapshotsService;
 use crate::streaming::StreamingService;
@@ -48,6 +49,8 @@ pub struct Engines {
     pub blocking: Blocking,
     /// The same for what may take seconds, so that it holds nobody else up.
     pub lengthy: Blocking,
+    /// Mounts that are made on the host.
+    pub mounts: mounts::Manager,
     /// Streams that requests refer to.
     pub streams: Streams,
     /// Who we are.
@@ -142,6 +145,7 @@ pub fn routes(engines: &Engines, limits: Limits) -> (Routes, Health) {
         introspection::introspection_server::IntrospectionServer(
             IntrospectionService { server, supervisor: engines.supervisor.clone() }
         );
+        mounts::mounts_server::MountsServer(MountsService { engines: engines.clone() });
         namespaces::namespaces_server::NamespacesServer(NamespacesService { engines: engines.clone() });
         containers::containers_server::ContainersServer(ContainersService { engines: engines.clone() });
         content::content_server::ContentServer(ContentService { engines: engines.clone() });

@@ -8,7 +8,8 @@ use model::{Any, Code, Coded as _, Namespace, Timestamp};
 use supervisor::{CreateTask, ExecTask, ProcessState};
 use tonic::{Request, Response, Status};
 
-use crate::request::namespaced;
+use crate::mounts;
+use crate::request::{namespaced, scoped};
 use crate::{Engines, Error};
 
 /// The service `Tasks`: what runs in containers.
@@ -70,14 +71,15 @@ impl Tasks for TasksService {
         &self,
         request: Request<api::CreateTaskRequest>,
     ) -> Result<Response<api::CreateTaskResponse>, Status> {
-        let (namespace, request) = namespaced(request)?;
+        let (scope, request) = scoped(request)?;
+        let namespace = scope.namespace.clone();
         if request.checkpoint.is_some_and(|checkpoint| !checkpoint.digest.is_empty()) {
             return Err(Error::Unimplemented("tasks cannot be restored from a checkpoint").into());
         }
-        let (scope, id) = (namespace.clone(), request.container_id.clone());
-        let container = self.engines.metadata(move |metadata| metadata.containers().get(&scope, &id)).await?;
+        let (of, id) = (namespace.clone(), request.container_id.clone());
+        let container = self.engines.metadata(move |metadata| metadata.containers().get(&of, &id)).await?;
         let options = request.options.map(decode::any).filter(|options| !options.value.is_empty());
-        let task = CreateTask {
+        let mut task = CreateTask {
             id: container.id,
             runtime: if request.runtime_path.is_empty() { container.runtime } else { request.runtime_path },
             spec: container
@@ -95,7 +97,14 @@ impl Tasks for TasksService {
             checkpoint: String::new(),
             options: options.or(container.runtime_options),
         };
-        let pid = self.engines.supervisor.create(&namespace, task).await.map_err(|error| api_grpc::status(&error))?;
+        let runtime = (task.runtime.as_str(), task.options.clone());
+        let rootfs = mounts::prepare(&self.engines, &scope, &task.id, task.rootfs, runtime).await?;
+        task.rootfs = rootfs.mounts;
+        let created = self.engines.supervisor.create(&namespace, task).await;
+        if created.is_err() && rootfs.activated {
+            mounts::release(&self.engines, &namespace, &request.container_id).await;
+        }
+        let pid = created.map_err(|error| api_grpc::status(&error))?;
         Ok(Response::new(api::CreateTaskResponse { container_id: request.container_id, pid }))
     }
 
@@ -112,6 +121,7 @@ impl Tasks for TasksService {
         let id = request.container_id;
         let deleted = self.engines.supervisor.delete(&namespace, &id).await;
         let exit = self.answer(&namespace, &id, deleted).await?;
+        mounts::release(&self.engines, &namespace, &id).await;
         Ok(Response::new(api::DeleteResponse {
             // containerd leaves it empty for the first process.
             id: String::new(),

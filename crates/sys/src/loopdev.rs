@@ -11,6 +11,8 @@ use crate::{Result, syscall};
 
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
+const LOOP_SET_STATUS64: libc::Ioctl = 0x4c04;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const FLAG_READ_ONLY: u32 = 1;
 const FLAG_AUTOCLEAR: u32 = 4;
 const FLAG_DIRECT_IO: u32 = 16;
@@ -53,6 +55,33 @@ pub struct LoopDevice {
     pub path: String,
 }
 
+/// Longest name of a device's file that the kernel keeps.
+pub const NAME_MAX_BYTES: usize = 63;
+
+/// Says whether a device stays without users (`true`), or goes away with its last one.
+pub fn keep(device: BorrowedFd<'_>, stay: bool) -> Result<()> {
+    let mut info = status(device)?;
+    info.flags = if stay { info.flags & !FLAG_AUTOCLEAR } else { info.flags | FLAG_AUTOCLEAR };
+    // SAFETY: info is a whole struct loop_info64 and outlives the call; the descriptor is open.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64, &raw const info) };
+    syscall::check(result.into()).map(drop)
+}
+
+/// The name that [`attach`] was given for the file behind a device, cut as the kernel keeps it. ENXIO for a device without
+/// a file, ENOTTY for anything else.
+pub fn backing_name(device: BorrowedFd<'_>) -> Result<String> {
+    let name = status(device)?.file_name;
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+fn status(device: BorrowedFd<'_>) -> Result<Info> {
+    let mut info = information("", 0);
+    // SAFETY: info is a whole struct loop_info64 that the kernel fills; the descriptor is open.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
+    syscall::check(result.into()).map(|_| info)
+}
+
 /// Puts `file` behind a free loop device. `name` is what `losetup` shows, cut to 63 bytes.
 ///
 /// ENOENT where the host has no loop devices.
@@ -79,9 +108,6 @@ pub fn attach(file: BorrowedFd<'_>, name: &str, read_only: bool, direct_io: bool
 }
 
 fn configuration(file: BorrowedFd<'_>, name: &str, read_only: bool, direct_io: bool) -> Config {
-    let mut file_name = [0_u8; 64];
-    let shown = &name.as_bytes()[..name.len().min(63)];
-    file_name[..shown.len()].copy_from_slice(shown);
     let mut flags = FLAG_AUTOCLEAR;
     if read_only {
         flags |= FLAG_READ_ONLY;
@@ -89,25 +115,27 @@ fn configuration(file: BorrowedFd<'_>, name: &str, read_only: bool, direct_io: b
     if direct_io {
         flags |= FLAG_DIRECT_IO;
     }
-    Config {
-        fd: file.as_raw_fd().unsigned_abs(),
-        block_size: 0,
-        info: Info {
-            device: 0,
-            inode: 0,
-            rdevice: 0,
-            offset: 0,
-            size_limit: 0,
-            number: 0,
-            encrypt_type: 0,
-            encrypt_key_size: 0,
-            flags,
-            file_name,
-            crypt_name: [0; 64],
-            encrypt_key: [0; 32],
-            init: [0; 2],
-        },
-        reserved: [0; 8],
+    Config { fd: file.as_raw_fd().unsigned_abs(), block_size: 0, info: information(name, flags), reserved: [0; 8] }
+}
+
+fn information(name: &str, flags: u32) -> Info {
+    let mut file_name = [0_u8; 64];
+    let shown = &name.as_bytes()[..name.len().min(NAME_MAX_BYTES)];
+    file_name[..shown.len()].copy_from_slice(shown);
+    Info {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        size_limit: 0,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags,
+        file_name,
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
     }
 }
 
@@ -140,5 +168,28 @@ mod tests {
         assert_eq!(bytes, [b'x'; 8192]);
         // The last user is gone: autoclear takes the backing file away.
         assert!(!std::path::Path::new(&format!("/sys/block/{number}/loop/backing_file")).exists());
+    }
+
+    #[test]
+    fn a_kept_device_stays_until_it_is_given_back() {
+        let backing = tempfile::tempfile().unwrap();
+        backing.set_len(8192).unwrap();
+        let device = match attach(backing.as_fd(), "kept", false, false) {
+            Err(Errno::NOENT | Errno::PERM) => {
+                println!("SKIP loop devices");
+                return;
+            }
+            result => result.unwrap(),
+        };
+        keep(device.fd.as_fd(), true).unwrap();
+        let path = device.path.clone();
+        drop(device);
+        let again = std::fs::File::open(&path).unwrap();
+        assert_eq!(backing_name(again.as_fd()).unwrap(), "kept");
+        keep(again.as_fd(), false).unwrap();
+        drop(again);
+        let file = format!("/sys/block/{}/loop/backing_file", path.trim_start_matches("/dev/"));
+        assert!(!std::path::Path::new(&file).exists());
+        assert!(backing_name(backing.as_fd()).is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::cargo;
 const LAYERS: &[&[&str]] = &[
     &["model", "sys", "oci"],
     &["api-grpc", "api-shim", "store", "mount", "cgroups", "archive"],
-    &["content", "snapshots", "events", "runtime", "registry", "client"],
+    &["content", "snapshots", "mounts", "events", "runtime", "registry", "client"],
     &["metadata", "supervisor"],
     &["transfer", "restart"],
     &["services", "cri"],

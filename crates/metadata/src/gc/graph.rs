@@ -195,6 +195,8 @@ impl Graph {
         for ((kind, id), member) in &self.outside {
             let lease = member.lease.as_ref().map(|lease| self.leases.get(lease));
             let mark = match lease {
+                // What says who needs it goes with that.
+                None if labels::has_back_reference(&member.labels) => continue,
                 None => Mark::Full,
                 Some(Some(lease)) if labels::expired(&lease.labels, now) => continue,
                 Some(Some(lease)) if lease.labels.contains_key(labels::FLAT) => Mark::Flat,

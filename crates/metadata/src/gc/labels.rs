@@ -42,6 +42,11 @@ pub(crate) fn reference<'a>(key: &'a str, value: &'a str) -> Option<Reference<'a
     rest.strip_prefix("bref.").and_then(|kind| target(kind, value)).map(Reference::From)
 }
 
+/// Whether labels name something that keeps the labelled object.
+pub(crate) fn has_back_reference(labels: &model::Labels) -> bool {
+    labels.iter().any(|(key, value)| matches!(reference(key, value), Some(Reference::From(_))))
+}
+
 fn target<'a>(kind: &'a str, value: &'a str) -> Option<Target<'a>> {
     if let Some(rest) = kind.strip_prefix("snapshot.") {
         let snapshotter = rest.split('/').next().unwrap_or_default();

@@ -25,8 +25,8 @@ pub struct Member {
     pub namespace: String,
     /// Its id, unique among its kind in the namespace.
     pub id: String,
-    /// The lease that it was made in. Without one it is a root; with one it goes when the lease is gone, unless a label
-    /// keeps it.
+    /// The lease that it was made in. With one it goes when the lease is gone, unless a label keeps it. Without one it is a
+    /// root, unless it has back references (`containerd.io/gc.bref.*`): then these alone keep it.
     pub lease: Option<String>,
     /// Its labels.
     pub labels: Labels,

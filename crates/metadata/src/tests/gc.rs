@@ -330,11 +330,12 @@ fn things_outside_live_as_long_as_what_keeps_them() {
     add("n", "expired", Some("past"), &[]);
     add("n", "named", Some("gone"), &[]);
     add("n", "naming", Some("gone"), &[("containerd.io/gc.bref.container", "c")]);
+    add("n", "bound", None, &[("containerd.io/gc.bref.container", "c")]);
     add("nowhere", "lost", Some("l"), &[]);
     add("nowhere", "rootless", None, &[]);
     world.metadata.containers().create(&scope("n"), container("c")).unwrap();
     let blob = world.blob(&scope("n"), "x", &[ROOT, ("containerd.io/gc.ref.stream.a", "named")]);
-    assert_eq!(left(), ["free", "leased", "named", "naming", "rootless"]);
+    assert_eq!(left(), ["free", "leased", "named", "naming", "bound", "rootless"]);
     world.metadata.leases().delete(&ns("n"), "l").unwrap();
     world.metadata.containers().delete(&scope("n"), "c").unwrap();
     world.metadata.content().delete(&scope("n"), &blob).unwrap();
