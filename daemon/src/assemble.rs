@@ -40,7 +40,7 @@ pub(crate) async fn engines(config: &Config, stopping: watch::Receiver<bool>) ->
 
     let supervisor = Supervisor::new(
         supervisor::Config {
-            runtimes: config.runtimes.clone(),
+            runtimes: config.runtimes.clone().into(),
             ttrpc_address: config.ttrpc.address.clone(),
             debug: matches!(config.debug.level.as_str(), "debug" | "trace"),
             ..supervisor::Config::new(

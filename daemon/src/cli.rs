@@ -12,10 +12,10 @@ use crate::config::Config;
 ///
 /// Every flag overrides the configuration file. Containers keep running when the daemon stops; the next one takes them
 /// over.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "gantryd", version = model::BUILD, about)]
 pub(crate) struct Arguments {
-    /// Configuration file (TOML, containerd's version 2); a file named here must exist
+    /// Configuration file (TOML, containerd's versions 1 to 4); a file named here must exist
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     pub(crate) command: Option<Command>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the configuration
     Config {
@@ -101,8 +101,8 @@ pub(crate) fn with_long_dashes(arguments: impl Iterator<Item = OsString>) -> Vec
 /// Prints a configuration as a file that this program reads.
 pub(crate) fn print_config(action: ConfigAction, loaded: &Config) -> anyhow::Result<()> {
     let text = match action {
-        ConfigAction::Default => toml::to_string(&Config::default())?,
-        ConfigAction::Dump | ConfigAction::Migrate => toml::to_string(loaded)?,
+        ConfigAction::Default => Config::defaults().to_toml()?,
+        ConfigAction::Dump | ConfigAction::Migrate => loaded.to_toml()?,
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())

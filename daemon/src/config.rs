@@ -1,27 +1,33 @@
 //! The configuration: containerd's file format as far as it means something here, with our own keys beside it.
 //!
+//! ```text
+//! file and its imports ─► migrate: version 4 ─► merge ─► Config ◄─ flags
+//! ```
+//!
 //! **Invariant:** an unknown key is a warning, never an error, so that a file written for containerd starts gantryd; a
 //! known key of the wrong type is an error, because ignoring it would do something else than was asked for.
 
+mod import;
+mod migrate;
+mod names;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Arguments;
 
-/// The newest version of the file format that is understood; older ones are, too.
-const VERSION_MAX: i64 = 4;
+/// The plugins whose sections mean something here, without the common prefix.
+const OWN_PLUGINS: [&str; 3] = ["server.v1.grpc", "server.v1.ttrpc", "server.v1.debug"];
 
 /// A socket's path may have this many bytes (`sockaddr_un` takes 107; ".ttrpc" must fit into a shim's as well).
 const ADDRESS_MAX_BYTES: usize = 104;
 
 /// Everything that can be configured, with its defaults.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
-    pub(crate) version: i64,
     pub(crate) root: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) oom_score: i32,
@@ -31,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) cgroup: Cgroup,
     /// Names of runtimes and the shim that each means, besides our own.
     pub(crate) runtimes: BTreeMap<String, PathBuf>,
+    /// What a file says to containerd alone; it is written again with the rest.
+    pub(crate) foreign: toml::Table,
 }
 
 /// The API's socket.
@@ -87,7 +95,6 @@ impl Config {
         };
         let address = format!("{state}/{socket}");
         Self {
-            version: 2,
             root: root.into(),
             state: state.into(),
             oom_score: 0,
@@ -102,7 +109,44 @@ impl Config {
             debug: Debug { level: "info".to_owned(), format: "text".to_owned() },
             cgroup: Cgroup::default(),
             runtimes: BTreeMap::new(),
+            foreign: toml::Table::new(),
         }
+    }
+
+    /// The defaults of this program, under the name it was called by.
+    pub(crate) fn defaults() -> Self {
+        Self::named(&program())
+    }
+
+    /// The configuration as a file of the newest version.
+    pub(crate) fn to_toml(&self) -> anyhow::Result<String> {
+        let mut table = self.foreign.clone();
+        let mut put = |name: &str, value: toml::Value| drop(table.insert(name.to_owned(), value));
+        put("root", toml::Value::try_from(&self.root)?);
+        put("state", toml::Value::try_from(&self.state)?);
+        put("oom_score", i64::from(self.oom_score).into());
+        put("debug", toml::Value::try_from(&self.debug)?);
+        put("cgroup", toml::Value::try_from(&self.cgroup)?);
+        put("runtimes", toml::Value::try_from(&self.runtimes)?);
+        let plugins = table.entry("plugins").or_insert_with(|| toml::Table::new().into());
+        if let Some(plugins) = plugins.as_table_mut() {
+            plugins.insert(plugin("server.v1.grpc"), toml::Value::try_from(&self.grpc)?);
+            plugins.insert(plugin("server.v1.ttrpc"), toml::Value::try_from(&self.ttrpc)?);
+        }
+        Ok(format!("version = {}\n{}", migrate::VERSION, toml::to_string(&table)?))
+    }
+
+    /// What differs in another configuration and needs a restart to change.
+    pub(crate) fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let differ = [
+            ("root", self.root != other.root),
+            ("state", self.state != other.state),
+            ("oom_score", self.oom_score != other.oom_score),
+            ("the grpc server", self.grpc != other.grpc),
+            ("the ttrpc server", self.ttrpc != other.ttrpc),
+            ("cgroup", self.cgroup != other.cgroup),
+        ];
+        differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -125,21 +169,17 @@ impl Config {
     }
 }
 
-/// A file as it is written: nothing is needed. Keys that are containerd's but mean nothing here are named, so that they
-/// are no surprise; the rest is collected and warned about.
+/// A file of version 4 as it is written: nothing is needed. The rest is collected and warned about.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct File {
-    version: Option<i64>,
     root: Option<PathBuf>,
     state: Option<PathBuf>,
     oom_score: Option<i32>,
-    grpc: Server,
-    ttrpc: Server,
     debug: DebugFile,
     cgroup: CgroupFile,
     runtimes: BTreeMap<String, PathBuf>,
-    plugins: BTreeMap<String, toml::Value>,
+    plugins: toml::Table,
     #[serde(flatten)]
     unknown: toml::Table,
 }
@@ -158,51 +198,55 @@ struct Server {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct DebugFile {
-    level: Option<String>,
-    format: Option<String>,
-    /// Of a profiling socket, which we do not have; dockerd writes it.
-    #[serde(rename = "address")]
-    _address: Option<String>,
-    #[serde(rename = "uid")]
-    _uid: Option<i64>,
-    #[serde(rename = "gid")]
-    _gid: Option<i64>,
-    #[serde(flatten)]
-    unknown: toml::Table,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 struct CgroupFile {
     path: Option<String>,
     #[serde(flatten)]
     unknown: toml::Table,
 }
 
-impl File {
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        let mut file: Self = toml::from_str(text)?;
-        let version = file.version.unwrap_or(1);
-        if !(1..=VERSION_MAX).contains(&version) {
-            bail!("version {version} is not supported; versions 1 to {VERSION_MAX} are");
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DebugFile {
+    level: Option<String>,
+    format: Option<String>,
+    #[serde(rename = "log_trace_id")]
+    _log_trace_id: Option<bool>,
+    #[serde(flatten)]
+    unknown: toml::Table,
+}
+
+/// What is strange about a file.
+#[derive(Debug, Default)]
+struct Strange {
+    warnings: Vec<String>,
+    /// What is containerd's and means nothing here.
+    foreign: Vec<String>,
+}
+
+impl Strange {
+    fn unknown(&mut self, section: &str, table: toml::Table, known: &[&str]) {
+        for key in table.into_iter().map(|(key, _)| key.chars().take(128).collect::<String>()) {
+            let near = names::nearest(&key, known).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            self.warnings.push(format!("configuration: {section}{key} means nothing here{near}"));
         }
-        // Version 4 moved the sockets into plugins.
-        for (id, section) in [("grpc", &mut file.grpc), ("ttrpc", &mut file.ttrpc)] {
-            let id = format!("io.containerd.server.v1.{id}");
-            if let Some(value) = file.plugins.remove(&id) {
-                *section = value.try_into().with_context(|| format!("plugins.{id:?}"))?;
-            }
-        }
-        Ok(file)
     }
 
-    fn apply(self, config: &mut Config) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let mut unknown = |section: &str, table: toml::Table| {
-            warnings
-                .extend(table.into_iter().map(|(key, _)| format!("configuration: {section}{key} means nothing here")));
-        };
+    fn warnings(mut self) -> Vec<String> {
+        if !self.foreign.is_empty() {
+            let names = self.foreign.join(", ");
+            self.warnings.push(format!("configuration: these sections mean something to containerd alone: {names}"));
+        }
+        self.warnings
+    }
+}
+
+impl File {
+    fn apply(mut self, config: &mut Config) -> anyhow::Result<Vec<String>> {
+        let mut strange = Strange::default();
+        let grpc = self.server("server.v1.grpc")?;
+        let ttrpc = self.server("server.v1.ttrpc")?;
+        // Of a profiling socket, which we do not have; dockerd writes it.
+        drop(self.plugins.remove(&plugin("server.v1.debug")));
         set(&mut config.root, self.root);
         set(&mut config.state, self.state);
         set(&mut config.oom_score, self.oom_score);
@@ -210,29 +254,66 @@ impl File {
         set(&mut config.debug.format, self.debug.format.filter(|format| !format.is_empty()));
         set(&mut config.cgroup.path, self.cgroup.path);
         config.runtimes.extend(self.runtimes);
+        apply_servers(config, grpc, ttrpc, &mut strange);
+        strange.unknown("cgroup.", self.cgroup.unknown, &["path"]);
+        strange.unknown("debug.", self.debug.unknown, &["level", "format", "address", "uid", "gid"]);
 
-        let Server { address, uid, gid, max_recv_message_size, max_send_message_size, unknown: rest } = self.grpc;
-        set(&mut config.grpc.uid, uid);
-        set(&mut config.grpc.gid, gid);
-        set(&mut config.grpc.max_recv_message_size, max_recv_message_size.filter(|bytes| *bytes > 0));
-        set(&mut config.grpc.max_send_message_size, max_send_message_size.filter(|bytes| *bytes > 0));
-        if let Some(address) = address.filter(|address| !address.is_empty()) {
-            set_address(config, &address);
+        let (foreign, unknown): (toml::Table, toml::Table) =
+            self.unknown.into_iter().partition(|(key, _)| names::TOP.contains(&key.as_str()));
+        strange.foreign.extend(foreign.keys().cloned());
+        let known =
+            ["version", "root", "state", "oom_score", "grpc", "ttrpc", "debug", "cgroup", "plugins", "runtimes"];
+        strange.unknown("", unknown, &[&known[..], &names::TOP, &["imports", "metrics"]].concat());
+        for name in self.plugins.keys() {
+            if names::is_plugin(name) {
+                strange.foreign.push(name.clone());
+                continue;
+            }
+            let near = names::nearest_plugin(name, &OWN_PLUGINS);
+            let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+            let name: String = name.chars().take(128).collect();
+            strange.warnings.push(format!("configuration: plugins.{name:?} means nothing here{near}"));
         }
-        unknown("grpc.", rest);
-
-        let Server { address, uid, gid, unknown: rest, .. } = self.ttrpc;
-        if let Some(address) = address.filter(|address| !address.is_empty()) {
-            config.ttrpc.address = address;
+        config.foreign = foreign;
+        if !self.plugins.is_empty() {
+            config.foreign.insert("plugins".to_owned(), self.plugins.into());
         }
-        (config.ttrpc.uid, config.ttrpc.gid) = (uid.unwrap_or(config.grpc.uid), gid.unwrap_or(config.grpc.gid));
-        unknown("ttrpc.", rest);
-        unknown("debug.", self.debug.unknown);
-        unknown("cgroup.", self.cgroup.unknown);
-        unknown("", self.unknown);
-        warnings.extend(self.plugins.into_keys().map(|id| format!("configuration: plugins.{id:?} means nothing here")));
-        warnings
+        Ok(strange.warnings())
     }
+
+    fn server(&mut self, id: &str) -> anyhow::Result<Server> {
+        let Some(value) = self.plugins.remove(&plugin(id)) else { return Ok(Server::default()) };
+        value.try_into().with_context(|| format!("plugins.{:?}", plugin(id)))
+    }
+}
+
+fn apply_servers(config: &mut Config, grpc: Server, ttrpc: Server, strange: &mut Strange) {
+    const KEYS: [&str; 5] = ["address", "uid", "gid", "max_recv_message_size", "max_send_message_size"];
+    let Server { address, uid, gid, max_recv_message_size, max_send_message_size, unknown } = grpc;
+    set(&mut config.grpc.uid, uid);
+    set(&mut config.grpc.gid, gid);
+    set(&mut config.grpc.max_recv_message_size, max_recv_message_size.filter(|bytes| *bytes > 0));
+    set(&mut config.grpc.max_send_message_size, max_send_message_size.filter(|bytes| *bytes > 0));
+    if let Some(address) = address.filter(|address| !address.is_empty()) {
+        set_address(config, &address);
+    }
+    strange.unknown("grpc.", unknown, &KEYS);
+    let Server { address, uid, gid, unknown, .. } = ttrpc;
+    if let Some(address) = address.filter(|address| !address.is_empty()) {
+        config.ttrpc.address = address;
+    }
+    (config.ttrpc.uid, config.ttrpc.gid) = (uid.unwrap_or(config.grpc.uid), gid.unwrap_or(config.grpc.gid));
+    strange.unknown("ttrpc.", unknown, &KEYS);
+}
+
+fn plugin(id: &str) -> String {
+    format!("{}{id}", names::PREFIX)
+}
+
+/// The name that this program was called by.
+fn program() -> String {
+    let program = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    program.file_name().and_then(|name| name.to_str()).unwrap_or("gantryd").to_owned()
 }
 
 fn set<T>(target: &mut T, value: Option<T>) {
@@ -250,19 +331,15 @@ fn set_address(config: &mut Config, address: &str) {
 
 /// Reads the file, puts the flags over it, and checks the result.
 pub(crate) fn load(arguments: &Arguments) -> anyhow::Result<Loaded> {
-    let program = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
-    let program = program.file_name().and_then(|name| name.to_str()).unwrap_or("gantryd");
-    let mut config = Config::named(program);
+    let program = program();
+    let mut config = Config::named(&program);
     let mut warnings = Vec::new();
     let default_path = if program == "containerd" { "/etc/containerd/config.toml" } else { "/etc/gantry/config.toml" };
     let path = arguments.config.clone().unwrap_or_else(|| default_path.into());
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let file = File::parse(&text).with_context(|| format!("read configuration {}", path.display()))?;
-            warnings = file.apply(&mut config);
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && arguments.config.is_none() => {}
-        Err(error) => return Err(error).with_context(|| format!("read configuration {}", path.display())),
+    if arguments.config.is_some() || path.exists() {
+        let table = import::read(&path)?;
+        let file: File = table.try_into().with_context(|| format!("read configuration {}", path.display()))?;
+        warnings = file.apply(&mut config).with_context(|| format!("read configuration {}", path.display()))?;
     }
     set(&mut config.root, arguments.root.clone());
     set(&mut config.state, arguments.state.clone());
@@ -315,7 +392,8 @@ mod tests {
         assert_eq!(config.ttrpc.address, "/b/containerd.sock.ttrpc");
         assert_eq!((config.debug.level.as_str(), config.oom_score), ("debug", -500));
         assert_eq!(config.cgroup.path, "c");
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].ends_with("disabled_plugins, io.containerd.grpc.v1.cri"), "{warnings:?}");
 
         let flags = ["--root", "/r", "--state", "/s", "--address", "/s/a", "--log-level", "trace"];
         let config = load_text(docker, &flags).unwrap().config;
@@ -325,7 +403,7 @@ mod tests {
 
     #[test]
     fn other_versions() {
-        for text in ["", "version = 1", "version = 3\nimports = ['x']", "nonsense = 1\n[more]\nof = 'it'"] {
+        for text in ["", "version = 1", "version = 3\nimports = ['x*']", "nonsense = 1\n[more]\nof = 'it'"] {
             assert!(load_text(text, &[]).is_ok(), "{text}");
         }
         let four = "version = 4\n[plugins.'io.containerd.server.v1.grpc']\naddress = '/x/y'\nuid = 3";
@@ -353,11 +431,52 @@ mod tests {
     }
 
     #[test]
+    fn unknown_names() {
+        let text = "rooot = '/x'\nnonsense = 1\n[grpc]\nadress = 'x'\n[plugins.'io.containerd.server.v1.grpcs']\n\
+                    [plugins.'my.own']\n[debug]\nlevle = 'x'\n[cgroup]\nx = 1";
+        let warnings = load_text(text, &[]).unwrap().warnings;
+        for want in [
+            "rooot means nothing here; did you mean root?",
+            "nonsense means nothing here",
+            "grpc.adress means nothing here; did you mean address?",
+            "debug.levle means nothing here; did you mean level?",
+            "did you mean \"io.containerd.server.v1.grpc\"?",
+            "plugins.\"my.own\" means nothing here",
+            "cgroup.x means nothing here",
+        ] {
+            assert!(warnings.iter().any(|warning| warning.ends_with(want)), "{want}: {warnings:?}");
+        }
+        assert_eq!(warnings.len(), 7);
+    }
+
+    #[test]
+    fn what_needs_a_restart() {
+        let (one, mut other) = (Config::default(), Config::default());
+        other.debug.level = "warn".to_owned();
+        other.runtimes.insert("x".to_owned(), "/y".into());
+        assert!(one.fixed_differences(&other).is_empty());
+        other.root = "/x".into();
+        other.grpc.uid = 7;
+        assert_eq!(one.fixed_differences(&other), ["root", "the grpc server"]);
+    }
+
+    #[test]
     fn what_is_printed_can_be_read() {
-        let text = toml::to_string(&Config::default()).unwrap();
+        let text = Config::default().to_toml().unwrap();
+        assert!(text.starts_with("version = 4\n"));
         let Loaded { config, warnings } = load_text(&text, &[]).unwrap();
         assert_eq!(config, Config::default());
         assert_eq!(warnings, Vec::<String>::new());
         assert_eq!(Config::named("containerd").grpc.address, "/run/containerd/containerd.sock");
+
+        // What only containerd understands is not lost on the way to the newest version.
+        let old = "version = 2\ndisabled_plugins = ['io.a.b']\n[plugins.'io.containerd.internal.v1.restart']\ninterval = '1s'";
+        let text = load_text(old, &[]).unwrap().config.to_toml().unwrap();
+        let again = load_text(&text, &[]).unwrap().config.to_toml().unwrap();
+        assert_eq!(text, again);
+        assert!(
+            text.contains("io.containerd.monitor.container.v1.restart") && text.contains("disabled_plugins"),
+            "{text}"
+        );
     }
 }

@@ -16,6 +16,7 @@ mod logging;
 mod oci_hook;
 mod plugins;
 mod publish;
+mod reload;
 mod replace;
 mod serve;
 mod signals;
@@ -66,14 +67,14 @@ fn run(arguments: cli::Arguments) -> anyhow::Result<()> {
         return oci_hook::run(command);
     }
     let loaded = config::load(&arguments)?;
-    match arguments.command {
+    match arguments.command.clone() {
         Some(cli::Command::Config { action }) => return cli::print_config(action, &loaded.config),
         Some(cli::Command::Publish { topic, namespace }) => {
             return publish::publish(&loaded.config, topic, namespace);
         }
         Some(cli::Command::OciHook { .. }) | None => {}
     }
-    logging::start(&loaded.config.debug)?;
+    let logging = logging::start(&loaded.config.debug)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -86,7 +87,8 @@ fn run(arguments: cli::Arguments) -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     let program = replace::program()?;
-    let result = runtime.block_on(serve::serve(loaded.config, &program));
+    let reload = reload::Reload { arguments, current: loaded.config, logging };
+    let result = runtime.block_on(serve::serve(reload, &program));
     // What still runs on blocking threads is a transaction that will be acknowledged to nobody; it need not end.
     runtime.shutdown_background();
     match result? {

@@ -78,8 +78,8 @@ pub(crate) fn replace(program: &Path, listener: &OwnedFd) -> anyhow::Result<Infa
 }
 
 /// The signals that say something to a running daemon.
-fn words() -> [i32; 2] {
-    [SignalKind::user_defined1(), SignalKind::user_defined2()].map(|kind| kind.as_raw_value())
+fn words() -> [i32; 3] {
+    [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::hangup()].map(|kind| kind.as_raw_value())
 }
 
 /// Once signals are handled: those that came while this program took the place of another are told now.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 
 use crate::config::Config;
+use crate::reload::Reload;
 use crate::signals::{Signals, Wish};
 use crate::{assemble, directories, replace, socket};
 
@@ -32,7 +33,8 @@ pub(crate) enum Ended {
 const LEAVE: Duration = Duration::from_millis(50);
 
 /// Runs the daemon, whose file is `program`, until a signal asks it to stop or to be replaced.
-pub(crate) async fn serve(config: Config, program: &Path) -> anyhow::Result<Ended> {
+pub(crate) async fn serve(mut reload: Reload, program: &Path) -> anyhow::Result<Ended> {
+    let config = reload.current.clone();
     let mut signals = Signals::install()?;
     replace::release_signals();
     let (stop, stopping) = watch::channel(false);
@@ -66,7 +68,7 @@ pub(crate) async fn serve(config: Config, program: &Path) -> anyhow::Result<Ende
     tracing::info!(address = config.grpc.address, "serving");
     notify(&[NotifyState::Ready]);
 
-    let replaced = replaced(&mut signals, program).await;
+    let replaced = replaced(&mut signals, program, || reload.reload(&engines.supervisor)).await;
     if replaced {
         tracing::info!(program = %program.display(), "making room for the installed program; containers keep running");
         notify(&[NotifyState::Reloading]);
@@ -88,13 +90,14 @@ pub(crate) async fn serve(config: Config, program: &Path) -> anyhow::Result<Ende
 }
 
 /// Waits until the daemon is to end. True if another program is to take its place, and can.
-async fn replaced(signals: &mut Signals, program: &Path) -> bool {
+async fn replaced(signals: &mut Signals, program: &Path, mut reload: impl FnMut()) -> bool {
     loop {
         match signals.wish().await {
             Wish::Stop(signal) => {
                 tracing::info!(signal, "stopping; containers keep running");
                 return false;
             }
+            Wish::Reload => reload(),
             Wish::Replace => {
                 let file = program.to_owned();
                 match tokio::task::spawn_blocking(move || replace::check(&file)).await {

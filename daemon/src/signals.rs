@@ -1,5 +1,5 @@
 //! Signals: SIGTERM and SIGINT stop the daemon, SIGUSR1 writes down what its threads do, SIGUSR2 replaces the daemon by
-//! the program that is installed now.
+//! the program that is installed now, SIGHUP makes it read its configuration again.
 //!
 //! SIGPIPE is ignored by Rust's runtime already.
 
@@ -14,6 +14,7 @@ pub(crate) struct Signals {
     interrupt: Signal,
     report: Signal,
     replace: Signal,
+    reload: Signal,
 }
 
 /// What a signal asks for.
@@ -23,6 +24,8 @@ pub(crate) enum Wish {
     Stop(&'static str),
     /// Another program in its place.
     Replace,
+    /// A look at the configuration.
+    Reload,
 }
 
 impl Signals {
@@ -33,6 +36,7 @@ impl Signals {
             interrupt: install(SignalKind::interrupt(), "SIGINT")?,
             report: install(SignalKind::user_defined1(), "SIGUSR1")?,
             replace: install(SignalKind::user_defined2(), "SIGUSR2")?,
+            reload: install(SignalKind::hangup(), "SIGHUP")?,
         })
     }
 
@@ -45,6 +49,7 @@ impl Signals {
                 _ = self.terminate.recv() => return Wish::Stop("SIGTERM"),
                 _ = self.interrupt.recv() => return Wish::Stop("SIGINT"),
                 _ = self.replace.recv() => return Wish::Replace,
+                _ = self.reload.recv() => return Wish::Reload,
                 _ = self.report.recv() => threads::report(),
             }
         }
@@ -58,6 +63,7 @@ impl Signals {
             match self.wish().await {
                 Wish::Stop(signal) => return signal,
                 Wish::Replace => tracing::warn!("not replaced: the daemon is starting or stopping"),
+                Wish::Reload => tracing::warn!("not reloaded: the daemon is starting or stopping"),
             }
         }
     }

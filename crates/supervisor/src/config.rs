@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Where a supervisor keeps its things and what it starts.
@@ -13,7 +14,7 @@ pub struct Config {
     pub shim: PathBuf,
     /// Further runtime names and the shim that each means. `io.containerd.gantry.v2` and `io.containerd.runc.v2` mean
     /// [`Config::shim`] unless they are named here.
-    pub runtimes: BTreeMap<String, PathBuf>,
+    pub runtimes: Runtimes,
     /// Path of the daemon's gRPC socket, told to shims.
     pub grpc_address: String,
     /// Path of the daemon's ttrpc socket, told to shims.
@@ -33,12 +34,34 @@ impl Config {
             state,
             root,
             shim,
-            runtimes: BTreeMap::new(),
+            runtimes: Runtimes::default(),
             grpc_address,
             ttrpc_address,
             debug: false,
             timeouts: Timeouts::default(),
         }
+    }
+}
+
+/// Names of runtimes and their shims, which may change at any time. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Runtimes(Arc<RwLock<BTreeMap<String, PathBuf>>>);
+
+impl From<BTreeMap<String, PathBuf>> for Runtimes {
+    fn from(paths: BTreeMap<String, PathBuf>) -> Self {
+        Self(Arc::new(RwLock::new(paths)))
+    }
+}
+
+impl Runtimes {
+    /// The shim of a name.
+    pub(crate) fn get(&self, name: &str) -> Option<PathBuf> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// From now on it is these.
+    pub(crate) fn replace(&self, paths: BTreeMap<String, PathBuf>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = paths;
     }
 }
 

@@ -43,7 +43,7 @@ mod task;
 mod why;
 
 pub use adopt::Adopted;
-pub use config::{Config, Timeouts};
+pub use config::{Config, Runtimes, Timeouts};
 pub use error::Error;
 pub use forward::{EventServer, publish};
 pub use manager::Supervisor;

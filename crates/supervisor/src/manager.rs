@@ -4,6 +4,7 @@
 //! is gone. No lock is held across an await.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_grpc::types::RuntimeInfo;
@@ -401,6 +402,11 @@ impl Supervisor {
             return Ok(());
         }
         task.shim.close_io(exec_id.to_owned(), stdin).await
+    }
+
+    /// Changes the names of runtimes besides our own; tasks that exist keep their shims.
+    pub fn set_runtimes(&self, paths: BTreeMap<String, PathBuf>) {
+        self.context.config.runtimes.replace(paths);
     }
 
     /// Asks the shim that `runtime` means what it is and can do, with the runtime options, by running it with `-info`.

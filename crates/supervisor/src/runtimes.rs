@@ -23,7 +23,7 @@ pub(crate) struct Program {
 /// The shim that `runtime` means.
 pub(crate) fn resolve(config: &Config, search_path: Option<&OsStr>, runtime: &str) -> Result<Program, Error> {
     if let Some(path) = config.runtimes.get(runtime) {
-        return installed(config, runtime, path.clone());
+        return installed(config, runtime, path);
     }
     if OWN_NAMES.contains(&runtime) {
         return installed(config, runtime, config.shim.clone());
@@ -97,9 +97,10 @@ mod tests {
         let foreign = program(bin.path(), "containerd-shim-wasm-v1");
         let link = bin.path().join("containerd-shim-link-v1");
         std::os::unix::fs::symlink(&shim, &link).unwrap();
-        let mut config = Config::new("/s".into(), "/r".into(), shim.clone(), "/a".into());
-        config.runtimes.insert("io.containerd.mine.v1".into(), shim.clone());
-        config.runtimes.insert("io.containerd.other.v1".into(), foreign.clone());
+        let config = Config::new("/s".into(), "/r".into(), shim.clone(), "/a".into());
+        config.runtimes.replace(
+            [("io.containerd.mine.v1".into(), shim.clone()), ("io.containerd.other.v1".into(), foreign.clone())].into(),
+        );
         let missing = "failed to start shim: failed to resolve runtime path: runtime \"io.containerd.foo.v1\" binary not installed \"containerd-shim-foo-v1\": file does not exist";
         for (runtime, want) in [
             ("io.containerd.gantry.v2", Ok((&shim, true))),
