@@ -1,16 +1,44 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use api_grpc::services::images::{DeleteImageRequest, ListImagesRequest};
+use api_grpc::services::leases::{CreateRequest, DeleteRequest};
 use clap::Subcommand;
 use client::Client;
+use model::{Code, Coded as _};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
-    /// Import an OCI image layout in a tar, and unpack it so that containers start at once.
+    /// Import an archive, and unpack it so that containers start at once.
     Import {
-        /// The tar, for instance from `skopeo copy … oci-archive:FILE`.
+        /// An OCI image layout in a tar, for instance from `skopeo copy … oci-archive:FILE`, or the output of `docker save`.
         file: PathBuf,
+        /// Where the layers are unpacked to.
+        #[arg(long, default_value = "overlayfs")]
+        snapshotter: String,
+    },
+    /// Export images as an OCI image layout in a tar, which `docker load` reads as well.
+    Export {
+        /// The tar to be written.
+        file: PathBuf,
+        /// Full names, as `image ls` prints them.
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Export what images have for other machines, too.
+        #[arg(long)]
+        all_platforms: bool,
+    },
+    /// Give an image one more name.
+    Tag {
+        /// A name that it has.
+        name: String,
+        /// The one it gets, whatever had that before.
+        new: String,
+    },
+    /// Unpack an image that was imported elsewhere, so that containers start at once.
+    Unpack {
+        /// Its full name.
+        name: String,
         /// Where the layers are unpacked to.
         #[arg(long, default_value = "overlayfs")]
         snapshotter: String,
@@ -32,9 +60,19 @@ pub(crate) enum Command {
 pub(crate) async fn image(client: &Client, command: Command) -> Result<()> {
     match command {
         Command::Import { file, snapshotter } => {
-            for name in client::image::import(client, &file, &snapshotter).await? {
+            for name in import(client, &file, &snapshotter).await? {
                 println!("{name}");
             }
+        }
+        Command::Export { file, names, all_platforms } => {
+            client::transfer::export(client, &names, &file, all_platforms).await?;
+        }
+        Command::Tag { name, new } => {
+            client::transfer::tag(client, &name, &new).await?;
+            println!("{new}");
+        }
+        Command::Unpack { name, snapshotter } => {
+            println!("{}", unpack(client, &name, &snapshotter).await?);
         }
         Command::Ls { quiet } => list(client, quiet).await?,
         Command::Rm { names } => {
@@ -46,6 +84,25 @@ pub(crate) async fn image(client: &Client, command: Command) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// By the transfer service; a daemon that does not have it gets the blobs one by one.
+async fn import(client: &Client, file: &Path, snapshotter: &str) -> Result<Vec<String>> {
+    match client::transfer::import(client, file, snapshotter).await {
+        Err(error) if error.code() == Code::Unimplemented => {
+            Ok(client::image::import(client, file, snapshotter).await?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Unpacks under a lease, which keeps each layer until the image refers to the last one. Gives the chain id of that.
+async fn unpack(client: &Client, name: &str, snapshotter: &str) -> Result<String> {
+    let created = client.leases().create(CreateRequest::default()).await?.into_inner();
+    let lease = created.lease.unwrap_or_default().id;
+    let unpacked = client::image::unpack(&client.with_lease(&lease)?, name, snapshotter).await;
+    client.leases().delete(DeleteRequest { id: lease, sync: false }).await?;
+    Ok(unpacked?.chain_id)
 }
 
 async fn list(client: &Client, quiet: bool) -> Result<()> {

@@ -10,6 +10,7 @@ mod events;
 mod image;
 mod log;
 mod run;
+mod snapshot;
 mod spec;
 mod task;
 mod terminal;
@@ -50,6 +51,9 @@ enum Command {
     /// Bring images in and list them.
     #[command(subcommand)]
     Image(image::Command),
+    /// Look into file systems of images and containers.
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     /// Start a container from an image.
     Run(Box<run::Run>),
     /// List containers and where they stand.
@@ -97,6 +101,7 @@ async fn dispatch(arguments: Arguments) -> Result<u8> {
     let client = Client::connect(&arguments.address, &arguments.namespace).await?;
     match arguments.command {
         Command::Image(command) => image::image(&client, command).await.map(|()| 0),
+        Command::Snapshot(command) => snapshot::snapshot(&client, command).await.map(|()| 0),
         Command::Run(run) => run::run(&client, &arguments.namespace, *run).await,
         Command::Ps(ps) => container::ps(&client, &ps).await.map(|()| 0),
         Command::Exec(exec) => task::exec(&client, exec).await,

@@ -72,6 +72,8 @@ pub struct TarReader<R> {
     data: u64,
     /// Bytes behind them up to the next block.
     padding: u64,
+    /// The end mark has been read.
+    marked: bool,
 }
 
 /// What extended headers said about the entry that follows them.
@@ -85,7 +87,7 @@ struct Extensions {
 impl<R: Read> TarReader<R> {
     /// Begins at the first header.
     pub fn new(inner: R) -> Self {
-        Self { inner: BufReader::with_capacity(BUFFER_BYTES, inner), data: 0, padding: 0 }
+        Self { inner: BufReader::with_capacity(BUFFER_BYTES, inner), data: 0, padding: 0, marked: false }
     }
 
     /// The next entry; `None` at the end mark, or at the end of the stream in its place.
@@ -105,6 +107,11 @@ impl<R: Read> TarReader<R> {
                 flag => return self.entry(&header, flag, extensions).map(Some),
             }
         }
+    }
+
+    /// Whether the end mark has been seen: without one, the stream may have been cut between two entries.
+    pub fn is_complete(&self) -> bool {
+        self.marked
     }
 
     /// Reads everything behind the end mark, so that who hashes the stream sees all of it.
@@ -251,6 +258,7 @@ impl<R: Read> TarReader<R> {
             return Ok(None);
         }
         if is_zero(header.as_bytes()) {
+            self.marked = true;
             // The end mark is two zero blocks; a stream that ends after one is tolerated.
             if !self.fill_or_end(header.as_mut_bytes())? || is_zero(header.as_bytes()) {
                 return Ok(None);

@@ -5,7 +5,8 @@ use api_grpc::services::{
     diagnosis::diagnosis_client::DiagnosisClient, diff::diff_client::DiffClient, events::events_client::EventsClient,
     images::images_client::ImagesClient, introspection::introspection_client::IntrospectionClient,
     leases::leases_client::LeasesClient, namespaces::namespaces_client::NamespacesClient,
-    snapshots::snapshots_client::SnapshotsClient, tasks::tasks_client::TasksClient,
+    snapshots::snapshots_client::SnapshotsClient, streaming::streaming_client::StreamingClient,
+    tasks::tasks_client::TasksClient, transfer::transfer_client::TransferClient,
     version::version_client::VersionClient,
 };
 use hyper_util::rt::TokioIo;
@@ -129,6 +130,14 @@ impl Client {
     service!(
         /// Snapshots.
         snapshots, SnapshotsClient
+    );
+    service!(
+        /// Streams.
+        streaming, StreamingClient
+    );
+    service!(
+        /// Transfers.
+        transfer, TransferClient
     );
     service!(
         /// Tasks.

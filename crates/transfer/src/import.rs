@@ -143,6 +143,10 @@ fn files(session: &Session, stream: impl Read) -> Result<Files, Error> {
             }
         }
     }
+    if !tar.is_complete() {
+        // A client that goes away looks like one that has sent all it has.
+        return Err(archive::Error::Truncated.into());
+    }
     // What stands behind the end belongs to the compression, whose checksum comes last.
     tar.drain()?;
     Ok(files)
