@@ -153,9 +153,12 @@ struct Shape {
 /// Reads a document from `reader`, which may be longer than it. INVALID_ARGUMENT if it is too long or not of its form.
 pub(crate) fn read<T: DeserializeOwned>(what: &'static str, reader: impl Read) -> Result<T, Error> {
     let mut bytes = Vec::new();
-    reader.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|source| match source.kind() {
-        std::io::ErrorKind::UnexpectedEof => archive::Error::Truncated.into(),
-        _ => Error::ReadDocument { what, source },
+    reader.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|source| {
+        if source.kind() == std::io::ErrorKind::UnexpectedEof {
+            archive::Error::Truncated.into()
+        } else {
+            Error::ReadDocument { what, source }
+        }
     })?;
     if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
         return Err(Error::Limit { what: "bytes of a document", limit: DOCUMENT_BYTES_MAX });
