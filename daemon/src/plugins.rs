@@ -42,6 +42,7 @@ pub(crate) fn house(store: &Path) -> Vec<Plugin> {
         Plugin::new("lease.v1", "manager").requires(&["metadata.v1", "gc.v1"]),
         Plugin::new("differ.v1", "walking").requires(&["metadata.v1"]).platform(),
         Plugin::new("mount-manager.v1", "bolt").requires(&["metadata.v1"]),
+        Plugin::new("sandbox.store.v1", "local").requires(&["metadata.v1"]),
         Plugin::new("streaming.v1", "manager").requires(&["metadata.v1"]),
         Plugin::new("transfer.v1", "local").requires(&["lease.v1", "metadata.v1", "differ.v1"]),
         Plugin::new("monitor.task.v1", "cgroups").requires(&["event.v1"]).platform(),
@@ -72,7 +73,7 @@ fn services() -> impl Iterator<Item = Plugin> {
 }
 
 fn doors() -> impl Iterator<Item = Plugin> {
-    let doors: [(&str, &[&str]); 15] = [
+    let doors: [(&str, &[&str]); 16] = [
         ("containers", &["service.v1"]),
         ("content", &["service.v1"]),
         ("diff", &["service.v1"]),
@@ -83,6 +84,7 @@ fn doors() -> impl Iterator<Item = Plugin> {
         ("leases", &["lease.v1"]),
         ("mounts", &["mount-manager.v1"]),
         ("namespaces", &["service.v1"]),
+        ("sandboxes", &["sandbox.store.v1"]),
         ("snapshots", &["service.v1"]),
         ("streaming", &["streaming.v1"]),
         ("tasks", &["service.v1"]),

@@ -34,6 +34,7 @@ pub mod services {
     pub use crate::generated::containerd::services::leases::v1 as leases;
     pub use crate::generated::containerd::services::mounts::v1 as mounts;
     pub use crate::generated::containerd::services::namespaces::v1 as namespaces;
+    pub use crate::generated::containerd::services::sandbox::v1 as sandbox;
     pub use crate::generated::containerd::services::snapshots::v1 as snapshots;
     pub use crate::generated::containerd::services::streaming::v1 as streaming;
     pub use crate::generated::containerd::services::tasks::v1 as tasks;

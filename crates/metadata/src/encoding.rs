@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use model::{Any, Digest, Labels, Timestamp};
 use prost::Message;
 
-use crate::{BlobInfo, Container, Descriptor, Error, Image, Lease};
+use crate::{BlobInfo, Container, Descriptor, Error, Image, Lease, Sandbox};
 
 /// A point in time.
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -81,6 +81,33 @@ pub(crate) struct ContainerRecord {
     extensions: BTreeMap<String, AnyRecord>,
     #[prost(string, tag = "11")]
     sandbox_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SandboxRecord {
+    #[prost(message, optional, tag = "1")]
+    created_at: Option<Time>,
+    #[prost(message, optional, tag = "2")]
+    updated_at: Option<Time>,
+    #[prost(btree_map = "string, string", tag = "3")]
+    labels: Labels,
+    #[prost(string, tag = "4")]
+    sandboxer: String,
+    #[prost(string, tag = "5")]
+    runtime: String,
+    #[prost(message, optional, tag = "6")]
+    runtime_options: Option<AnyRecord>,
+    #[prost(message, optional, tag = "7")]
+    spec: Option<AnyRecord>,
+    #[prost(btree_map = "string, message", tag = "8")]
+    extensions: BTreeMap<String, AnyRecord>,
+}
+
+/// What the collector needs of a [`SandboxRecord`].
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SandboxEdges {
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub(crate) labels: Labels,
 }
 
 /// What the collector needs of a [`ContainerRecord`]: the specification is skipped, not copied.
@@ -197,6 +224,35 @@ impl ContainerRecord {
             updated_at: time(self.updated_at),
             extensions: self.extensions.into_iter().map(|(name, any)| (name, any.into())).collect(),
             sandbox_id: self.sandbox_id,
+        }
+    }
+}
+
+impl SandboxRecord {
+    pub(crate) fn new(sandbox: &Sandbox) -> Self {
+        Self {
+            created_at: Some(sandbox.created_at.into()),
+            updated_at: Some(sandbox.updated_at.into()),
+            labels: sandbox.labels.clone(),
+            sandboxer: sandbox.sandboxer.clone(),
+            runtime: sandbox.runtime.clone(),
+            runtime_options: sandbox.runtime_options.as_ref().map(AnyRecord::from),
+            spec: sandbox.spec.as_ref().map(AnyRecord::from),
+            extensions: sandbox.extensions.iter().map(|(name, any)| (name.clone(), any.into())).collect(),
+        }
+    }
+
+    pub(crate) fn sandbox(self, id: &str) -> Sandbox {
+        Sandbox {
+            id: id.to_owned(),
+            labels: self.labels,
+            runtime: self.runtime,
+            runtime_options: self.runtime_options.map(Any::from),
+            spec: self.spec.map(Any::from),
+            sandboxer: self.sandboxer,
+            created_at: time(self.created_at),
+            updated_at: time(self.updated_at),
+            extensions: self.extensions.into_iter().map(|(name, any)| (name, any.into())).collect(),
         }
     }
 }

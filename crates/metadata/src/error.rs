@@ -68,6 +68,17 @@ pub enum Error {
     /// The container's id is taken.
     #[error("container {0:?}")]
     ContainerExists(String),
+    /// No such sandbox.
+    #[error("sandbox {id:?} in namespace {namespace:?}")]
+    NoSandbox {
+        /// Its id.
+        id: String,
+        /// The namespace.
+        namespace: String,
+    },
+    /// The sandbox's id is taken.
+    #[error("sandbox {0:?}")]
+    SandboxExists(String),
     /// No such image.
     #[error("image {0:?}")]
     NoImage(String),
@@ -212,6 +223,7 @@ impl Coded for Error {
             | Self::SnapshotterMissing
             | Self::NoSnapshotter(_) => Code::InvalidArgument,
             Self::NoContainer { .. }
+            | Self::NoSandbox { .. }
             | Self::NoImage(_)
             | Self::ImageTarget { .. }
             | Self::NoContent(_)
@@ -221,6 +233,7 @@ impl Coded for Error {
             | Self::NoScopeLease
             | Self::NoNamespace(_) => Code::NotFound,
             Self::ContainerExists(_)
+            | Self::SandboxExists(_)
             | Self::ImageExists(_)
             | Self::ContentExists(_)
             | Self::LeaseExists(_)

@@ -8,6 +8,7 @@
 //! m/image/ <namespace> 0 <name>                                            ImageRecord
 //! m/blob/ <namespace> 0 <digest>                                           BlobRecord
 //! m/ingest/ <namespace> 0 <reference>                                      IngestRecord
+//! m/sandbox/ <namespace> 0 <id>                                            SandboxRecord
 //! m/lease/ <namespace> 0 <id>                                              LeaseRecord
 //! m/member/ <namespace> 0 <length of id, u32 BE> <lease id> <kind> 0 <id>  empty
 //! ```
@@ -45,6 +46,7 @@ pub(crate) enum Table {
     Ingest,
     Lease,
     Member,
+    Sandbox,
 }
 
 impl Table {
@@ -56,6 +58,7 @@ impl Table {
             Self::Ingest => "m/ingest/",
             Self::Lease => "m/lease/",
             Self::Member => "m/member/",
+            Self::Sandbox => "m/sandbox/",
         }
     }
 

@@ -31,6 +31,7 @@ mod leases;
 mod namespaces;
 mod outbox;
 mod payload;
+mod sandboxes;
 mod snapshots;
 mod types;
 mod writer;
@@ -47,8 +48,9 @@ pub use gc::{Collectible, Member};
 pub use images::Images;
 pub use leases::Leases;
 pub use namespaces::Namespaces;
+pub use sandboxes::Sandboxes;
 pub use snapshots::{NewSnapshot, SnapshotCommit, Snapshots};
-pub use types::{BlobInfo, Container, Descriptor, Image, IngestStatus, Lease, NamespaceInfo, Resource, Scope};
+pub use types::{BlobInfo, Container, Descriptor, Image, IngestStatus, Lease, NamespaceInfo, Resource, Sandbox, Scope};
 pub use writer::{Writer, WriterOptions};
 
 use ::content::ContentStore;
@@ -96,6 +98,11 @@ impl Metadata {
     /// Leases.
     pub fn leases(&self) -> Leases<'_> {
         Leases::new(self.inner())
+    }
+
+    /// Records of sandboxes.
+    pub fn sandboxes(&self) -> Sandboxes<'_> {
+        Sandboxes::new(self.inner())
     }
 
     /// Blobs and ingests.

@@ -81,7 +81,7 @@ impl<'a> Namespaces<'a> {
             if !holds.is_empty() {
                 return Err(Error::NamespaceInUse { name: name.as_str().to_owned(), holds: holds.join(", ") });
             }
-            for table in [Table::Lease, Table::Member, Table::Ingest] {
+            for table in [Table::Lease, Table::Member, Table::Ingest, Table::Sandbox] {
                 let found: Vec<_> = tx.scan(&table.prefix(name.as_str()), None).collect::<Result<_, _>>()?;
                 for (key, _) in found {
                     tx.delete(&key);

@@ -50,6 +50,29 @@ pub struct Container {
     pub sandbox_id: String,
 }
 
+/// What several containers share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its id, an identifier.
+    pub id: String,
+    /// Its labels; those of garbage collection keep what they name.
+    pub labels: Labels,
+    /// Name of the runtime.
+    pub runtime: String,
+    /// Options for the runtime.
+    pub runtime_options: Option<Any>,
+    /// The specification, kept byte for byte.
+    pub spec: Option<Any>,
+    /// Name of the controller that runs it; not looked up.
+    pub sandboxer: String,
+    /// When it was created. Ignored on input.
+    pub created_at: Timestamp,
+    /// When it last changed. Ignored on input.
+    pub updated_at: Timestamp,
+    /// Data of clients, kept byte for byte.
+    pub extensions: BTreeMap<String, Any>,
+}
+
 /// A name for a blob.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {

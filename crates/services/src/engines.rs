@@ -22,6 +22,7 @@ use crate::introspection::{IntrospectionService, Server};
 use crate::leases::LeasesService;
 use crate::mounts::MountsService;
 use crate::namespaces::NamespacesService;
+use crate::sandboxes::SandboxStoreService;
 use crate::snapshots::SnapshotsService;
 use crate::streaming::StreamingService;
 use crate::streams::Streams;
@@ -150,6 +151,7 @@ pub fn routes(engines: &Engines, limits: Limits) -> (Routes, Health) {
         containers::containers_server::ContainersServer(ContainersService { engines: engines.clone() });
         content::content_server::ContentServer(ContentService { engines: engines.clone() });
         images::images_server::ImagesServer(ImagesService { engines: engines.clone() });
+        sandbox::store_server::StoreServer(SandboxStoreService { engines: engines.clone() });
         snapshots::snapshots_server::SnapshotsServer(SnapshotsService { engines: engines.clone() });
         diagnosis::diagnosis_server::DiagnosisServer(DiagnosisService { engines: engines.clone() });
         diff::diff_server::DiffServer(DiffService { engines: engines.clone() });

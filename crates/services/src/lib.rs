@@ -28,6 +28,7 @@ mod leases;
 mod mounts;
 mod namespaces;
 mod request;
+mod sandboxes;
 mod snapshots;
 mod streaming;
 mod streams;

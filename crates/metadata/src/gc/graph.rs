@@ -12,7 +12,7 @@ use super::labels::{self, Reference, Target};
 use super::outside::Member;
 use crate::Error;
 use crate::db::rows;
-use crate::encoding::{BlobRecord, ContainerEdges, ImageRecord, IngestRecord, LeaseRecord, decode};
+use crate::encoding::{BlobRecord, ContainerEdges, ImageRecord, IngestRecord, LeaseRecord, SandboxEdges, decode};
 use crate::guard::Held;
 use crate::keys::{Table, split_member};
 
@@ -20,6 +20,7 @@ use crate::keys::{Table, split_member};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Node {
     Container(String),
+    Sandbox(String),
     Image(String),
     Content(String),
     Ingest(String),
@@ -55,6 +56,7 @@ enum Mark {
 pub(super) struct Graph {
     namespace: String,
     containers: BTreeMap<String, ContainerEdges>,
+    sandboxes: BTreeMap<String, SandboxEdges>,
     images: BTreeMap<String, ImageRecord>,
     blobs: BTreeMap<String, BlobRecord>,
     ingests: BTreeMap<String, IngestRecord>,
@@ -94,6 +96,10 @@ impl Graph {
         let mut graph = Self { namespace: namespace.to_owned(), ..Self::default() };
         rows(view, Table::Container, namespace, |id, value| {
             graph.containers.insert(id.to_owned(), decode("container", id, value)?);
+            Ok(())
+        })?;
+        rows(view, Table::Sandbox, namespace, |id, value| {
+            graph.sandboxes.insert(id.to_owned(), decode("sandbox", id, value)?);
             Ok(())
         })?;
         rows(view, Table::Image, namespace, |name, value| {
@@ -207,6 +213,7 @@ impl Graph {
         }
         let mut root = |node| roots.push((node, Mark::Full));
         self.containers.keys().for_each(|id| root(Node::Container(id.clone())));
+        self.sandboxes.keys().for_each(|id| root(Node::Sandbox(id.clone())));
         for (name, image) in &self.images {
             if !labels::expired(&image.labels, now) {
                 root(Node::Image(name.clone()));
@@ -270,7 +277,7 @@ impl Graph {
                     part(Node::Snapshot { snapshotter: snapshotter.clone(), key: record.parent.clone() });
                 }
             }
-            Node::Content(_) | Node::Outside { .. } => {}
+            Node::Content(_) | Node::Sandbox(_) | Node::Outside { .. } => {}
         }
     }
 
@@ -282,6 +289,7 @@ impl Graph {
     fn labels(&self, node: &Node) -> Option<&Labels> {
         match node {
             Node::Container(id) => self.containers.get(id).map(|found| &found.labels),
+            Node::Sandbox(id) => self.sandboxes.get(id).map(|found| &found.labels),
             Node::Image(name) => self.images.get(name).map(|found| &found.labels),
             Node::Content(digest) => self.blobs.get(digest).map(|found| &found.labels),
             Node::Ingest(_) => None,

@@ -8,6 +8,7 @@ mod leases;
 mod life;
 mod namespaces;
 mod outbox;
+mod sandboxes;
 mod snapshots;
 
 use std::collections::BTreeMap;
