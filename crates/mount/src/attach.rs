@@ -6,7 +6,7 @@ use std::path::Path;
 use model::Mount;
 use rustix::fs::{CWD, Mode, OFlags};
 use sys::fs::proc_path;
-use sys::mount::{MoveMountFlags, UnmountFlags, move_mount};
+use sys::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
 
 use crate::build::Step;
 use crate::{Error, ParsedOptions, Result, build, legacy};
@@ -17,6 +17,27 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
     let failed = |source| Error::Target { target: target.display().to_string(), source };
     let root = rustix::fs::openat(CWD, target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     mount_all_in(mounts, root.as_fd())
+}
+
+/// Makes all `mounts` one after the other, each at its own `target` field below the first, where nobody sees them, and gives the
+/// root of what that makes. It goes away with the descriptor (`O_PATH`). Blocks, and uses a thread for that time.
+///
+/// The way for mounts that cannot be built with [`crate::detached`]: several, and those of older kernels.
+pub fn mount_apart(mounts: &[Mount]) -> Result<OwnedFd> {
+    // A directory that is everywhere, and that no mount needs to be made; the thread alone sees what is mounted there.
+    const PLACE: &str = "/sys";
+    let failed = |source| Error::Target { target: PLACE.to_owned(), source };
+    let made = sys::mount::in_own_namespace(|| {
+        mount_all(mounts, Path::new(PLACE))?;
+        if mounts.len() == 1 {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            return rustix::fs::openat(CWD, PLACE, flags, Mode::empty()).map_err(failed);
+        }
+        // The end of a namespace takes its mounts off each other; a copy of the tree is in none. Linux 5.2 has the call.
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        open_tree(CWD, PLACE, flags).map_err(failed)
+    });
+    made.map_err(failed)?
 }
 
 /// As [`mount_all`], with the target as an open directory.

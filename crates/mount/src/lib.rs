@@ -17,7 +17,7 @@ mod options;
 mod overlay;
 mod unmount;
 
-pub use attach::{attach, attach_in, mount_all, mount_all_in, mount_on};
+pub use attach::{attach, attach_in, mount_all, mount_all_in, mount_apart, mount_on};
 pub use build::{detached, detached_bind, detached_filesystem, detached_with, set_propagation};
 pub use error::{Error, Feature};
 pub use idmap::{IdMap, IdRange};

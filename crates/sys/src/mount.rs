@@ -145,6 +145,24 @@ pub fn copy_with(
 /// Whether the kernel lacks `open_tree_attr`.
 static ONE_CALL_FAILS: AtomicBool = AtomicBool::new(false);
 
+/// Runs `work` on a thread of its own with a mount namespace of its own, in which nothing that it mounts is seen by anybody
+/// else and nothing that others mount arrives. What it mounts goes when the thread has ended, but for what descriptors refer
+/// to.
+pub fn in_own_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let run = || {
+            // The thread leaves the others' root and working directory along with their mounts (clone(2), CLONE_FS).
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+                .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            Ok(work())
+        };
+        let thread = std::thread::Builder::new().name("mounts".to_owned()).spawn_scoped(scope, run);
+        let thread = thread.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+        thread.join().unwrap_or(Err(Errno::IO))
+    })
+}
+
 /// Detaches the mount at `target` from the tree at once; it goes away when its last user does. Never follows a
 /// symbolic link in the last component.
 pub fn umount_detach(target: impl rustix::path::Arg) -> Result<()> {

@@ -18,23 +18,20 @@ pub enum Target {
     },
     /// A directory that holds all files itself: removals are removals.
     InPlace(PathBuf),
-    /// A file system that has to be mounted to be written to.
-    Mounted(Mount),
+    /// File systems that have to be mounted to be written to.
+    Mounted(Vec<Mount>),
 }
 
 impl Target {
-    /// Finds the directory behind the mounts of an active snapshot. UNIMPLEMENTED for several mounts.
+    /// Finds the directory behind the mounts of an active snapshot. UNIMPLEMENTED for a mount without a type.
     pub fn of(mounts: &[Mount]) -> Result<Self, Error> {
-        let [mount] = mounts else {
-            return Err(if mounts.is_empty() {
-                Error::NoMounts
-            } else {
-                Error::Unsupported(format!("{} mounts at once", mounts.len()))
-            });
+        let Some(last) = mounts.last() else { return Err(Error::NoMounts) };
+        let mount = match mounts {
+            [mount] if mount.target.is_empty() || mount.target == "/" => mount,
+            // What is mounted last, or below the rest, is written to as well as that.
+            _ if last.options.iter().any(|option| option == "ro") => return Err(Error::ReadOnly),
+            several => return Ok(Self::Mounted(several.to_vec())),
         };
-        if !mount.target.is_empty() && mount.target != "/" {
-            return Err(Error::Unsupported("a mount below the root".to_owned()));
-        }
         match mount.kind.as_str() {
             "overlay" => overlay(mount),
             "bind" | "rbind" => bind(mount),
@@ -42,7 +39,7 @@ impl Target {
             "" | "none" if mount.options.iter().any(|option| option == "bind" || option == "rbind") => bind(mount),
             "" | "none" => Err(Error::Unsupported("a mount without a type".to_owned())),
             _ if mount.options.iter().any(|option| option == "ro") => Err(Error::ReadOnly),
-            _ => Ok(Self::Mounted(mount.clone())),
+            _ => Ok(Self::Mounted(vec![mount.clone()])),
         }
     }
 
@@ -50,8 +47,8 @@ impl Target {
     pub(crate) fn open(&self) -> Result<Opened, Error> {
         match self {
             Self::Upper { dir, .. } | Self::InPlace(dir) => Ok(Opened { path: dir.clone(), mount: None }),
-            Self::Mounted(mount) => {
-                let mount = ::mount::detached(mount)?;
+            Self::Mounted(mounts) => {
+                let mount = crate::tree::unseen(mounts)?;
                 Ok(Opened { path: sys::fs::proc_path(mount.as_fd()).into(), mount: Some(mount) })
             }
         }
@@ -91,7 +88,7 @@ fn overlay(mount: &Mount) -> Result<Target, Error> {
         }
     }
     match upper {
-        Some(_) if mounted => Ok(Target::Mounted(mount.clone())),
+        Some(_) if mounted => Ok(Target::Mounted(vec![mount.clone()])),
         Some(dir) => Ok(Target::Upper { dir, lowers }),
         None => Err(Error::ReadOnly),
     }
@@ -166,10 +163,13 @@ mod tests {
             (vec![mount("overlay", "overlay", &["upperdir=/a", "lowerdir=/b:"])], Err(Code::InvalidArgument)),
             (vec![mount("bind", "", &["rw"])], Err(Code::InvalidArgument)),
             (vec![mount("", "", &[])], Err(Code::Unimplemented)),
-            (vec![mount("ext4", "/dev/sda", &[])], Ok(Target::Mounted(mount("ext4", "/dev/sda", &[])))),
+            (vec![mount("ext4", "/dev/sda", &[])], Ok(Target::Mounted(vec![mount("ext4", "/dev/sda", &[])]))),
             (vec![mount("ext4", "/dev/sda", &["ro"])], Err(Code::FailedPrecondition)),
-            (vec![mount("bind", "/a", &[]), mount("bind", "/b", &[])], Err(Code::Unimplemented)),
-            (vec![Mount { target: "/sub".to_owned(), ..mount("bind", "/a", &[]) }], Err(Code::Unimplemented)),
+            (
+                vec![mount("bind", "/a", &[]), mount("bind", "/b", &[])],
+                Ok(Target::Mounted(vec![mount("bind", "/a", &[]), mount("bind", "/b", &[])])),
+            ),
+            (vec![mount("bind", "/a", &[]), mount("bind", "/b", &["ro"])], Err(Code::FailedPrecondition)),
             (vec![], Err(Code::InvalidArgument)),
         ] {
             assert_eq!(Target::of(&mounts).map_err(|error| error.code()), want, "{mounts:?}");

@@ -5,20 +5,21 @@
 
 use std::os::fd::OwnedFd;
 
-use ::mount::detached;
-use model::Mount;
+use model::{Code, Coded as _, Mount};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::Error;
 use crate::target::{absolute, split_lower};
 
-/// Opens the tree; `None` for no mounts at all, which is an empty one. UNIMPLEMENTED for several mounts.
+/// Opens the tree; `None` for no mounts at all, which is an empty one.
 pub(crate) fn open(mounts: &[Mount]) -> Result<Option<OwnedFd>, Error> {
     let mount = match mounts {
         [] => return Ok(None),
         [mount] if mount.target.is_empty() || mount.target == "/" => read_only(mount)?,
-        [_] => return Err(Error::Unsupported("a mount below the root".to_owned())),
-        several => return Err(Error::Unsupported(format!("{} mounts at once", several.len()))),
+        several => {
+            let several: Vec<Mount> = several.iter().map(read_only).collect::<Result<_, _>>()?;
+            return Ok(Some(::mount::mount_apart(&several)?));
+        }
     };
     let id_mapped = mount.options.iter().any(|option| option.starts_with("uidmap=") || option.starts_with("gidmap="));
     if is_bind(&mount) && !id_mapped {
@@ -27,7 +28,21 @@ pub(crate) fn open(mounts: &[Mount]) -> Result<Option<OwnedFd>, Error> {
         let opened = rustix::fs::openat(CWD, &path, flags, Mode::empty());
         return opened.map(Some).map_err(|errno| Error::OpenTree { path, source: errno.into() });
     }
-    Ok(Some(detached(&mount)?))
+    Ok(Some(unseen(&[mount])?))
+}
+
+/// Makes mounts that nobody sees.
+pub(crate) fn unseen(mounts: &[Mount]) -> Result<OwnedFd, Error> {
+    if let [mount] = mounts
+        && (mount.target.is_empty() || mount.target == "/")
+    {
+        match ::mount::detached(mount) {
+            // An older kernel, or one that takes fewer layers that way.
+            Err(error) if error.code() == Code::Unimplemented => {}
+            other => return Ok(other?),
+        }
+    }
+    Ok(::mount::mount_apart(mounts)?)
 }
 
 fn is_bind(mount: &Mount) -> bool {
@@ -123,8 +138,7 @@ mod tests {
         for mounts in [
             vec![mount("bind", "relative", &[])],
             vec![mount("bind", "/nonexistent/x", &[])],
-            vec![mount("bind", path, &[]), mount("bind", path, &[])],
-            vec![Mount { target: "/sub".to_owned(), ..mount("bind", path, &[]) }],
+            vec![Mount { target: "/no/such/directory".to_owned(), ..mount("bind", path, &[]) }],
             vec![mount("overlay", "overlay", &["lowerdir=/nonexistent/a:/nonexistent/b"])],
         ] {
             assert!(open(&mounts).is_err(), "{mounts:?}");
