@@ -45,7 +45,7 @@ impl<'a> Containers<'a> {
     /// Creates one; its timestamps become now. ALREADY_EXISTS if the id is taken. INVALID_ARGUMENT, too, for one that is
     /// larger than a value of the store may be (1 MiB, specification included).
     pub fn create(&self, scope: &Scope, mut container: Container) -> Result<Container, Error> {
-        validate(&mut container)?;
+        validate(&mut container).map_err(invalid("create container"))?;
         let key = Table::Container.key(scope.namespace.as_str(), &container.id);
         self.0.write(Durability::OnDisk, |tx| {
             if tx.get(&key)?.is_some() {
@@ -72,7 +72,7 @@ impl<'a> Containers<'a> {
             let stored = find(tx, &scope.namespace, &container.id)?;
             let mut updated = stored.ok_or_else(|| missing(&scope.namespace, &container.id))?;
             apply(&mut updated, container, mask)?;
-            validate(&mut updated)?;
+            validate(&mut updated).map_err(invalid("update"))?;
             updated.updated_at = tx.now;
             tx.put_record(&key, &ContainerRecord::new(&updated))?;
             tx.event(scope.namespace.as_str(), "/containers/update", payload::container_update(&updated));
@@ -149,6 +149,10 @@ fn merge(stored: &mut BTreeMap<String, Any>, wanted: &BTreeMap<String, Any>) {
 }
 
 /// Checks a container in containerd's order, and drops labels without a value.
+fn invalid(operation: &'static str) -> impl Fn(Error) -> Error {
+    move |source| Error::Invalid { operation, source: Box::new(source) }
+}
+
 fn validate(container: &mut Container) -> Result<(), Error> {
     check_identifier(&container.id).map_err(|source| Error::Identifier { field: "container.ID", source })?;
     if container.extensions.contains_key("") {

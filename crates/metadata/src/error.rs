@@ -3,6 +3,15 @@ use model::{Code, Coded, DigestError, IdentifierError, LabelError};
 /// Why a request to the metadata failed. The texts are those that containerd's clients know.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A record may not be as it is wanted.
+    #[error("{operation} failed validation")]
+    Invalid {
+        /// What was to be done, in containerd's words.
+        operation: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<Error>,
+    },
     /// A name that must be an identifier is none.
     #[error("{field}")]
     Identifier {
@@ -211,6 +220,7 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> Code {
         match self {
+            Self::Invalid { source, .. } => source.code(),
             Self::Identifier { .. }
             | Self::Label { .. }
             | Self::Digest { .. }

@@ -11,22 +11,38 @@ fn validation_has_an_order() {
     };
     let create = |container: &Container| world.metadata.containers().create(&scope("default"), container.clone());
     let code = Code::InvalidArgument;
-    refused(create(&bad), code, "container.ID: identifier must not be empty: invalid argument");
+    refused(
+        create(&bad),
+        code,
+        "create container failed validation: container.ID: identifier must not be empty: invalid argument",
+    );
     bad.id = "a".into();
-    refused(create(&bad), code, "container.Extensions keys must be set: invalid argument");
+    refused(
+        create(&bad),
+        code,
+        "create container failed validation: container.Extensions keys must be set: invalid argument",
+    );
     bad.extensions.clear();
     refused(
         create(&bad),
         code,
-        "containers.Labels: label key and value length (4097 bytes) greater than maximum size (4096 bytes), key: k: \
+        "create container failed validation: containers.Labels: label key and value length (4097 bytes) greater than maximum size (4096 bytes), key: k: \
          invalid argument",
     );
     bad.labels = labels(&[("k", "v"), ("empty", "")]);
-    refused(create(&bad), code, "container.Runtime.Name must be set: invalid argument");
+    refused(
+        create(&bad),
+        code,
+        "create container failed validation: container.Runtime.Name must be set: invalid argument",
+    );
     bad.runtime = "r".into();
-    refused(create(&bad), code, "container.Spec must be set: invalid argument");
+    refused(create(&bad), code, "create container failed validation: container.Spec must be set: invalid argument");
     bad.spec = Some(any("spec"));
-    refused(create(&bad), code, "container.Snapshotter must be set: invalid argument");
+    refused(
+        create(&bad),
+        code,
+        "create container failed validation: container.Snapshotter must be set: invalid argument",
+    );
     bad.snapshotter = "s".into();
     let made = create(&bad).unwrap();
     assert_eq!(made.labels, labels(&[("k", "v")]));
@@ -127,7 +143,7 @@ fn update_refuses() {
         refused(result, code, &format!("cannot update {path:?} field on \"c\": invalid argument"));
     }
     let other = Container { spec: None, ..same.clone() };
-    refused(update(&other, &[]), code, "container.Spec must be set: invalid argument");
+    refused(update(&other, &[]), code, "update failed validation: container.Spec must be set: invalid argument");
     let missing = Container { id: "x".into(), ..same };
     refused(update(&missing, &[]), Code::NotFound, "container \"x\" in namespace \"n\": not found");
 }

@@ -46,6 +46,11 @@ const SUITES: &[(&str, &str, &str)] = &[
         "a directory with the program `vm` that boots Debian",
         "both cgroup drivers of gantry-oci under systemd",
     ),
+    (
+        "ctr",
+        "a checkout of containerd, or nothing for Debian's packages",
+        "lines typed at gantryd and containerd by its own ctr; prints the table",
+    ),
     ("criu", "a directory with the program `vm` that boots Debian", "checkpoint and restore by CRIU on Linux 6.1"),
 ];
 
@@ -97,10 +102,38 @@ pub(crate) fn suite(arguments: &[&str]) -> Result<()> {
             runtime_tools::runtime_tools(Path::new(directory), None, only)
         }
         ["cgroups", "--src", directory] => cgroups(Path::new(directory)),
+        ["ctr"] => ctr(None),
+        ["ctr", "--src", directory] => ctr(Some(Path::new(directory))),
         ["criu", "--src", directory] => criu(Path::new(directory)),
         [name, "--src", _] => bail!("no suite {name:?}: `cargo xtask suite` lists them"),
         _ => bail!("usage: cargo xtask suite NAME --src DIR"),
     }
+}
+
+/// Types `tests/surface` at both daemons, with the programs of a checkout if one is given, and prints the table.
+fn ctr(directory: Option<&Path>) -> Result<()> {
+    setup::for_tests()?;
+    dist::dist()?;
+    let scratch = std::env::temp_dir().join(format!("gantry-ctr-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch)?;
+    if let Some(directory) = directory {
+        for name in ["ctr", "containerd", "containerd-shim-runc-v2"] {
+            let package = format!("./cmd/{name}");
+            run(Command::new("go").args(["build", "-o"]).arg(scratch.join(name)).arg(package).current_dir(directory))?;
+        }
+    }
+    let table = scratch.join("table.md");
+    let path = format!("{}:{}", scratch.display(), std::env::var("PATH").unwrap_or_default());
+    let outcome = run(cargo()
+        .args(["test", "--locked", "--quiet", "-p", "blackbox", "--test", "surface"])
+        .env("PATH", path)
+        .env("GANTRY_BIN_DIR", dist::directory())
+        .env("GANTRY_SURFACE_TABLE", &table));
+    if let Ok(text) = std::fs::read_to_string(&table) {
+        println!("{text}");
+    }
+    std::fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
+    outcome
 }
 
 /// Boots a machine with a kernel that Debian's CRIU knows, and runs `tests/criu.sh` on it.
