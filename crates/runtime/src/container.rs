@@ -328,7 +328,12 @@ impl Container {
     /// Sends a signal to every process in the container's cgroup. None is no error.
     pub fn kill_all(&self, signal: i32) -> Result<(), Error> {
         if signal == libc::SIGKILL {
-            return gone_is_fine(self.cgroup.kill_all()).map_err(|source| self.cgroup_error("killing", source));
+            gone_is_fine(self.cgroup.kill_all()).map_err(|source| self.cgroup_error("killing", source))?;
+            // Whoever has the right to may have moved it elsewhere.
+            return match self.kill(signal) {
+                Err(Error::Finished) => Ok(()),
+                other => other,
+            };
         }
         // A pid read from the cgroup may have been reused by now: the pidfds are opened first, then the cgroup is asked
         // again. What is in it both times is what the pidfd holds, or at least belongs to the container.

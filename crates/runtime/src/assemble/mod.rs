@@ -75,6 +75,9 @@ pub(crate) fn assemble(
         steps.extend(sysctls(plan));
     }
     if !plan.hooks.before.is_empty() {
+        // Hooks find the process in its cgroup. And both its admission and the end of the hooks are told by a byte: the
+        // one may not be taken for the other, or the process would run without its limits.
+        admission.wait(steps);
         steps.push(Step::HooksDue);
     }
     let inside = |kind, list: &[oci::runtime::Hook]| {

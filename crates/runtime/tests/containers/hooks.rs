@@ -13,6 +13,7 @@ pub(crate) const CASES: &[Case] = &[
     ("hook timeouts", timeouts),
     ("hook environments", environments),
     ("failed poststart", failed_poststart),
+    ("hooks find the process in its cgroup", cgroup),
 ];
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -104,6 +105,30 @@ fn failures() {
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o644)).unwrap();
     let error = bundle.with(|spec| spec["hooks"] = json!({"createRuntime": [{"path": script}]})).error();
     assert!(error.to_lowercase().contains("permission denied"), "{error}");
+}
+
+/// Nothing else asks for the cgroup early: there is neither a namespace nor a mount of cgroups.
+fn cgroup() {
+    let bundle = Bundle::new("true");
+    let log = bundle.rootfs().join("log");
+    let script = format!("pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); cat /proc/$pid/cgroup > {}", log.display());
+    let bundle = bundle.with(|spec| {
+        spec["hooks"] = json!({"createRuntime": [{"path": "/bin/busybox", "args": ["busybox", "sh", "-c", script]}]});
+        for (list, name) in [("/linux/namespaces", "type"), ("/mounts", "type")] {
+            let entries = spec.pointer_mut(list).and_then(Value::as_array_mut).unwrap();
+            entries.retain(|entry| entry[name] != "cgroup");
+        }
+    });
+    let (io, _) = streams();
+    let mut container = bundle.create(io).unwrap();
+    let path = container.cgroup().path().as_str().to_owned();
+    let now = std::fs::read_to_string(format!("/proc/{}/cgroup", container.pid())).unwrap();
+    let then = std::fs::read_to_string(&log).unwrap();
+    let mut deleting = container.delete(true).unwrap();
+    runtime::wait(&mut deleting).unwrap();
+    for seen in [then, now] {
+        assert!(!path.is_empty() && seen.lines().any(|line| line.ends_with(&path)), "{path} is not in {seen}");
+    }
 }
 
 fn timeouts() {
