@@ -129,12 +129,25 @@ fn main() {
     }
     drop(peer);
     drop(daemon);
+    remove_cgroup(&cgroup);
     println!(
         "test result: {}. {} passed; {failed} failed",
         if failed == 0 { "ok" } else { "FAILED" },
         LINES.len() - failed
     );
     assert_eq!(failed, 0, "gantryd and containerd do not say the same");
+}
+
+/// Removes the cgroup in which containerd's containers had theirs, from every hierarchy.
+fn remove_cgroup(path: &str) {
+    let name = path.trim_start_matches('/');
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]) {
+        match std::fs::remove_dir(hierarchy.join(name)) {
+            Err(error) if hierarchy.join(name).exists() => panic!("{name} is left in {}: {error}", hierarchy.display()),
+            _ => {}
+        }
+    }
 }
 
 fn told(output: &Output) -> String {
