@@ -53,10 +53,7 @@ impl Layout {
         make_directory(&layout.state, 0o711)?;
         make_directory(&layout.root, 0o711)?;
         make_directory(&layout.sockets, 0o700)?;
-        // That of an earlier daemon has the links of living bundles.
-        if layout.log.symlink_metadata().is_err() {
-            shim_log::make(&layout.log)?;
-        }
+        shim_log::prepare(&layout.log)?;
         Ok(layout)
     }
 

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +25,19 @@ const LINE_MAX_BYTES: usize = 4096;
 pub(crate) fn make(path: &Path) -> Result<(), Error> {
     let made = rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o700), 0);
     made.map_err(|errno| Error::Bundle { operation: "make FIFO", path: path.to_owned(), source: errno.into() })
+}
+
+/// Makes the FIFO that our shims share, unless it is there: that of an earlier daemon has the links of living bundles. What
+/// else is there came by a write through such a link while there was no FIFO, and would keep the daemon from starting.
+pub(crate) fn prepare(path: &Path) -> Result<(), Error> {
+    let failed = |operation| move |source| Error::Bundle { operation, path: path.to_owned(), source };
+    match path.symlink_metadata() {
+        Ok(found) if found.file_type().is_fifo() => return Ok(()),
+        Ok(_) => std::fs::remove_file(path).map_err(failed("remove what is in the place of"))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(failed("examine")(source)),
+    }
+    make(path)
 }
 
 /// Opens both ends, so that a shim that opens it neither waits for us nor is told that we went away. Needs a runtime.
@@ -73,5 +87,23 @@ async fn copy(log: &Receiver, tell: impl Fn(&str)) {
                 line.clear();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_the_place_of_the_shared_fifo_is_replaced_and_a_fifo_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shims.log");
+        std::fs::write(&path, "x").unwrap();
+        prepare(&path).unwrap();
+        let number = |path: &Path| std::os::unix::fs::MetadataExt::ino(&path.symlink_metadata().unwrap());
+        let first = number(&path);
+        assert!(path.symlink_metadata().unwrap().file_type().is_fifo());
+        prepare(&path).unwrap();
+        assert_eq!(number(&path), first);
     }
 }
