@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use model::Mount;
-use rustix::fs::{AtFlags, FileType, Gid, Uid, chownat};
+use rustix::fs::{FileType, Gid, Uid};
 
 use crate::Error;
 use crate::roots::Roots;
@@ -62,13 +62,7 @@ fn make(option: &str, wanted: &Wanted<'_>, roots: &Roots) -> Result<(), Error> {
         }
         return Ok(());
     }
-    place.mkdir(wanted.mode)?;
-    if let Some((uid, gid)) = wanted.owner {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        chownat(&place.parent, &place.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| Error::file("change the owner of", place.path, errno))?;
-    }
-    Ok(())
+    place.mkdir(wanted.mode, wanted.owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid))))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -54,12 +54,19 @@ impl Place<'_> {
         }
     }
 
-    /// Makes the directory, which must not exist.
-    pub(crate) fn mkdir(&self, mode: u32) -> Result<(), Error> {
+    /// Makes the directory, which must not exist, and gives it the mode and the owner.
+    ///
+    /// A container may write where it is made, and put a link in its place at once: what is changed is changed by the
+    /// descriptor of a directory, never by the name.
+    pub(crate) fn mkdir(&self, mode: u32, owner: Option<(Uid, Gid)>) -> Result<(), Error> {
         let failed = |errno: Errno| Error::file("make directory", self.path, errno);
         rustix::fs::mkdirat(&self.parent, &self.name, Mode::from_raw_mode(mode)).map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(&self.parent, &self.name, flags, Mode::empty()).map_err(failed)?;
+        if let Some((uid, gid)) = owner {
+            rustix::fs::fchown(&made, Some(uid), Some(gid)).map_err(failed)?;
+        }
         // Whatever the umask has taken away.
-        rustix::fs::chmodat(&self.parent, &self.name, Mode::from_raw_mode(mode), rustix::fs::AtFlags::empty())
-            .map_err(failed)
+        rustix::fs::fchmod(&made, Mode::from_raw_mode(mode)).map_err(failed)
     }
 }
