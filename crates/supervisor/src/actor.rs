@@ -444,15 +444,27 @@ impl Actor {
                 }));
             }
             Command::Pause { answer } => {
-                self.change(|state| {
-                    if state.init.status == Status::Running {
-                        state.init.status = Status::Pausing;
-                    }
-                });
-                self.running.push(Box::pin(async move { Done::Paused { result: task.shim.pause().await, answer } }));
+                let runs = self.task.state().init.status == Status::Running;
+                if runs {
+                    self.change(|state| state.init.status = Status::Pausing);
+                }
+                self.running.push(Box::pin(async move {
+                    let result = match task.shim.pause().await {
+                        Err(error @ Error::Shim { .. }) if runs => frozen_before(&task, Status::Paused, error).await,
+                        result => result,
+                    };
+                    Done::Paused { result, answer }
+                }));
             }
             Command::Resume { answer } => {
-                self.running.push(Box::pin(async move { Done::Resumed { result: task.shim.resume().await, answer } }));
+                let paused = self.task.state().init.status == Status::Paused;
+                self.running.push(Box::pin(async move {
+                    let result = match task.shim.resume().await {
+                        Err(error @ Error::Shim { .. }) if paused => frozen_before(&task, Status::Running, error).await,
+                        result => result,
+                    };
+                    Done::Resumed { result, answer }
+                }));
             }
             Command::Delete { answer } => self.begin_delete(answer),
             Command::Heard(heard) => {
@@ -659,6 +671,15 @@ async fn started_before(task: &Task, exec_id: &str, error: Error) -> Result<u32,
         // Init has a pid before its start, so of that only a running one counts.
         Ok((Status::Running | Status::Paused | Status::Pausing, pid)) => Ok(pid),
         Ok((Status::Stopped, pid)) if pid != 0 && !exec_id.is_empty() => Ok(pid),
+        _ => Err(error),
+    }
+}
+
+/// Why a container is not frozen, or not thawed, as it is told to be: the last daemon's request was carried out, if the shim
+/// says so, and on a full disk its record does not. Then this one has succeeded, and is told.
+async fn frozen_before(task: &Task, wanted: Status, error: Error) -> Result<(), Error> {
+    match task.shim.state(String::new()).await {
+        Ok((status, _)) if status == wanted => Ok(()),
         _ => Err(error),
     }
 }

@@ -311,3 +311,53 @@ async fn an_end_without_a_record_is_told_once() {
     assert_eq!(deleted.await.unwrap().unwrap().exit_status, 7);
     assert_eq!(house.topics(), ["create", "start", "exit", "delete"]);
 }
+
+/// The shim had no room for its records, and the last daemon died before it told.
+#[tokio::test]
+async fn a_freeze_without_a_record_is_told_with_the_next_one() {
+    let house = House::new("exit 0");
+    let (shim, init) = (Process::start(), Process::start());
+    let pid = init.0.pid;
+    house.write_bundle("c", &record(&shim, &init, Status::Running));
+    for report in [created(pid), Report::Start { pid }] {
+        house.journal.publish(report.envelope(house.namespace.as_str(), "c")).unwrap();
+    }
+    let mut fake = Fake::listen_as(house.socket("c"), true).await;
+    house.supervisor.adopt().await.unwrap();
+    let state = |status: api_grpc::task_types::Status| wire::StateResponse {
+        pid,
+        status: status.into(),
+        ..wire::StateResponse::default()
+    };
+    // Asked at once, in any order.
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        match fake.any("State or Wait").await {
+            call if call.method == "State" => call.ok(&state(api_grpc::task_types::Status::Paused)),
+            call => waiting.push(call),
+        }
+    }
+    for (method, refusal, there, told) in [
+        ("Pause", "cannot pause a paused container", api_grpc::task_types::Status::Paused, Status::Paused),
+        ("Resume", "cannot resume a running container", api_grpc::task_types::Status::Running, Status::Running),
+    ] {
+        let (supervisor, namespace) = (house.supervisor.clone(), house.namespace.clone());
+        let asked = tokio::spawn(async move {
+            if method == "Pause" {
+                supervisor.pause(&namespace, "c").await
+            } else {
+                supervisor.resume(&namespace, "c").await
+            }
+        });
+        fake.next(method).await.refuse(2, refusal);
+        fake.next("State").await.ok(&state(there));
+        asked.await.unwrap().unwrap();
+        assert_eq!(house.supervisor.get(&house.namespace, "c", "").unwrap().status, told);
+    }
+    assert_eq!(house.topics(), ["create", "start", "paused", "resumed"]);
+    // A shim that is where it is told to be is right to refuse.
+    let (supervisor, namespace) = (house.supervisor.clone(), house.namespace.clone());
+    let asked = tokio::spawn(async move { supervisor.resume(&namespace, "c").await });
+    fake.next("Resume").await.refuse(2, "cannot resume a running container");
+    assert!(asked.await.unwrap().is_err());
+}
