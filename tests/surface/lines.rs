@@ -110,7 +110,11 @@ pub const LINES: &[Line] = &[
     same("snapshots", "ctr snapshots usage top"),
     same("snapshots", "ctr snapshots label top a=b"),
     same("snapshots", "ctr snapshots label nowhere a=b"),
-    same("snapshots", "ctr snapshots commit done top && ctr snapshots ls"),
+    // With a label against the collectors, which may otherwise come before its last line.
+    same(
+        "snapshots",
+        "ctr snapshots commit done top && ctr snapshots label done containerd.io/gc.root=kept && ctr snapshots ls",
+    ),
     same("snapshots", "ctr snapshots commit done top"),
     differs("snapshots", "ctr snapshots commit again seen", "containerd's text has its own key of the snapshot"),
     same("snapshots", "ctr snapshots diff done | tar tz"),
@@ -167,9 +171,10 @@ pub const LINES: &[Line] = &[
     same("tasks", "ctr tasks pause web && ctr tasks ls && ctr tasks resume web && ctr tasks ls"),
     same("tasks", "ctr tasks pause nowhere"),
     same("tasks", "ctr tasks metrics web | awk '{print $1}'"),
+    // What is 0 is left out, and most counters may be: those that cannot be in a container that runs.
     same(
         "tasks",
-        "ctr tasks metrics --format json web | grep -o '\"[a-z_]*\":' | sort | uniq -c | grep -v -E 'kernel|user'",
+        "ctr tasks metrics --format json web | grep -o -E '\"(blkio|cpu|per_cpu|throttling|memory|hierarchical_memory_limit|rss|pids|current|usage|total)\":' | sort -u",
     ),
     same("tasks", "ctr tasks metrics nowhere"),
     same("tasks", "ctr tasks rm web"),
@@ -213,7 +218,7 @@ pub const LINES: &[Line] = &[
     same("run", "{run} --rm --memory-limit 33554432 {image} a sh -c 'cat /sys/fs/cgroup/memory/memory.limit_in_bytes'"),
     same("run", "{run} --rm --cpus 0.5 {image} a sh -c 'cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us'"),
     same("run", "{run} --rm --rlimit-nofile 512 {image} a sh -c 'ulimit -n'"),
-    same("run", "{run} --rm --device /dev/fuse {image} a ls -l /dev/fuse"),
+    same("run", "{run} --rm --device /dev/fuse {image} a stat -c '%A %t:%T' /dev/fuse"),
     same(
         "run",
         "mkdir -p {dir}/shared; echo shared > {dir}/shared/file; {run} --rm --mount type=bind,src={dir}/shared,dst=/shared,options=rbind:ro {image} a cat /shared/file",

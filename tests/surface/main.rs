@@ -76,7 +76,7 @@ const CHANCE: &[(&str, &str)] = &[
     (r"(elapsed|total): *[^ \t\n]+ *[^ \t\n]*", "$1"),
     (r"\d+(\.\d+)? ?(µs|ms|s|seconds?|minutes?|hours?)( ago)?\b", "SPAN"),
     (r"snapshots/\d+", "snapshots/N"),
-    (r"\b\d{7,}-\S{4}\b", "RANDOM"),
+    (r"\b\d{3,9}-[A-Za-z0-9_-]{4}", "RANDOM"),
     (r"(?m)[ \t]+$", ""),
     (r"[ \t]+", " "),
     (r"containerd-mount\d+", "containerd-mount"),
